@@ -1,0 +1,144 @@
+package quic
+
+import (
+	"time"
+
+	"github.com/quic-fsgw/quic-fsgw/quic/recovery"
+)
+
+// What becomes of the contents of packets that were acknowledged or lost.
+
+// ackSpace applies the ACK frame in c.ack to a packet number space.
+func (c *Conn) ackSpace(space recovery.Space, delay time.Duration) (recovery.AckResult, error) {
+	c.ackRanges = c.ackRanges[:0]
+	for _, r := range c.ack.Ranges {
+		c.ackRanges = append(c.ackRanges, recovery.AckRange{Smallest: r.Smallest, Largest: r.Largest})
+	}
+	var ecn *[3]uint64
+	if c.ack.ECN {
+		ecn = &[3]uint64{c.ack.ECT0, c.ack.ECT1, c.ack.CE}
+	}
+	c.eventSpace = space
+	p := &c.path
+	return c.loss.Ack(c.now(), space, c.ackRanges, ecn, delay, c.lossState(), &p.rtt, p.cc, c.ackedFunc, c.lostFunc)
+}
+
+func (c *Conn) onAcked(p *recovery.SentPacket) {
+	if p.PMTUProbe {
+		c.onMTUProbe(p, true)
+	}
+	if c.eventSpace == recovery.AppData && p.KeyPhase == c.app.generation {
+		c.app.acked = true
+	}
+	for i := range int(p.NumRecords) {
+		c.ackRecord(p.At(i))
+	}
+}
+
+func (c *Conn) ackRecord(r recovery.Record) {
+	switch r.Kind {
+	case recAck:
+		// RFC 9000, Section 13.2.4: a receiver of an ACK of our ACK needs to hear no
+		// more of what that one reported.
+		c.recv[c.eventSpace].DropBelow(r.Off)
+	case recCrypto:
+		c.crypto[r.ID].ack(r.Off, r.Off+uint64(r.Len))
+	case recStream:
+		s := c.streams.all[r.ID]
+		if s == nil || s.snd.reset {
+			return
+		}
+		w := &s.snd
+		w.buf.ack(r.Off, r.Off+uint64(r.Len))
+		if r.Fin {
+			w.finAckSeen = true
+		}
+		if w.waiter && w.buf.start == w.buf.end {
+			s.wgate.open()
+		}
+		if w.finAckSeen && w.buf.start == w.buf.end && !w.finAcked {
+			w.finAcked = true
+			s.wgate.open()
+			c.maybeForget(s)
+		}
+	case recReset:
+		if s := c.streams.all[r.ID]; s != nil {
+			s.snd.resetAcked = true
+			c.maybeForget(s)
+		}
+	}
+}
+
+func (c *Conn) onLost(p *recovery.SentPacket) {
+	c.dirty = true
+	if p.PMTUProbe {
+		c.onMTUProbe(p, false)
+		return
+	}
+	c.stats.PacketsLost++
+	for i := range int(p.NumRecords) {
+		c.loseRecord(p.At(i))
+	}
+}
+
+// loseRecord makes what was lost due again, in its present form.
+// RFC 9000, Section 13.3 says for each frame what that is.
+func (c *Conn) loseRecord(r recovery.Record) {
+	switch r.Kind {
+	case recCrypto:
+		c.crypto[r.ID].markLost(r.Off, r.Off+uint64(r.Len))
+	case recMaxData:
+		c.flow.needMax = c.flow.needMax || r.Off == c.flow.max
+	case recDataBlocked:
+		c.flow.blocked = c.flow.blocked || r.Off == c.flow.sendMax && len(c.streams.waiting) > 0
+	case recMaxStreams:
+		c.streams.needMax[r.ID] = true
+	case recNewConnID:
+		if l := c.ids.localBySeq(r.ID); l != nil {
+			l.need = true
+		}
+	case recRetireConnID:
+		c.ids.retire = append(c.ids.retire, r.ID)
+	case recHandshakeDone:
+		c.hsDone = true
+	case recStream, recMaxStreamData, recReset, recStop, recStreamBlocked:
+		if s := c.streams.all[r.ID]; s != nil {
+			c.loseStreamRecord(s, r)
+		}
+	}
+}
+
+func (c *Conn) loseStreamRecord(s *Stream, r recovery.Record) {
+	w, rc := &s.snd, &s.rcv
+	switch r.Kind {
+	case recStream:
+		if w.reset {
+			return
+		}
+		w.buf.markLost(r.Off, r.Off+uint64(r.Len))
+		if r.Fin && !w.finAckSeen {
+			w.finLost = true
+		}
+		c.queueSend(s)
+	case recMaxStreamData:
+		if r.Off == rc.max && !rc.buf.hasFin && !rc.stopped {
+			rc.needMax = true
+			c.queueCtrl(s)
+		}
+	case recReset:
+		if !w.resetAcked {
+			w.needReset = true
+			c.queueCtrl(s)
+		}
+	case recStop:
+		if !rc.done && !rc.reset {
+			rc.needStop = true
+			c.queueCtrl(s)
+		}
+	case recStreamBlocked:
+		if w.max == r.Off && w.buf.next >= w.max && w.buf.end > w.max {
+			w.blocked = true
+			c.queueCtrl(s)
+		}
+	}
+}

@@ -1,0 +1,116 @@
+package quic
+
+import (
+	"io"
+	"syscall"
+	"testing"
+
+	"github.com/quic-fsgw/quic-fsgw/quic/udp"
+)
+
+// zeros is an endless source that costs nothing.
+type zeros struct{ n int64 }
+
+func (z *zeros) Read(p []byte) (int, error) {
+	if z.n == 0 {
+		return 0, io.EOF
+	}
+	n := int(min(int64(len(p)), z.n))
+	z.n -= int64(n)
+	return n, nil
+}
+
+func cpuSeconds() float64 {
+	var r syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &r); err != nil {
+		return 0
+	}
+	return float64(r.Utime.Sec+r.Stime.Sec) + float64(r.Utime.Usec+r.Stime.Usec)/1e6
+}
+
+// BenchmarkBulk moves one stream over loopback, both ends in this process.
+func BenchmarkBulk(b *testing.B) {
+	client, server := connect(b, serverConfig(), clientConfig())
+	ctx := testContext(b)
+	const size = 256 << 20
+	b.SetBytes(size)
+	start := cpuSeconds()
+	for b.Loop() {
+		done := make(chan error, 1)
+		go func() {
+			s, err := server.AcceptStream(ctx)
+			if err != nil {
+				done <- err
+				return
+			}
+			n, err := io.Copy(io.Discard, s)
+			if err == nil && n != size {
+				err = io.ErrUnexpectedEOF
+			}
+			_ = s.Close()
+			done <- err
+		}()
+		s, err := client.OpenStream(ctx)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := s.ReadFrom(&zeros{size}); err != nil {
+			b.Fatal(err)
+		}
+		_ = s.CloseWrite()
+		if err := <-done; err != nil {
+			b.Fatal(err)
+		}
+	}
+	gib := float64(b.N) * size / (1 << 30)
+	b.ReportMetric((cpuSeconds()-start)/gib, "cpu-s/GiB(both)")
+	st, rt := client.Stats(), server.Stats()
+	b.ReportMetric(float64(st.StreamBytesCopied)/(gib*(1<<30)), "tx-copies/byte")
+	b.ReportMetric(float64(rt.StreamBytesCopied)/(gib*(1<<30)), "rx-copies/byte")
+	b.ReportMetric(float64(st.DatagramsSent)/float64(st.Batches), "datagrams/batch")
+	b.Logf("client %+v", st)
+}
+
+// BenchmarkRecvBuf puts a batch of 46 pieces in order and takes views of it.
+func BenchmarkRecvBuf(b *testing.B) {
+	const n, size = 46, 1370
+	var a accounts
+	var r recvBuf
+	var store [maxViews][]byte
+	data := make([]byte, size)
+	b.SetBytes(n * size)
+	b.ReportAllocs()
+	for b.Loop() {
+		buf := udp.NewBuffer()
+		a.batchBuf, a.batchBig, a.batch = buf, true, nil
+		for range n {
+			if err := r.insert(&a, r.end, data); err != nil {
+				b.Fatal(err)
+			}
+		}
+		a.batch = nil
+		buf.Release()
+		if views := r.views(store[:0], maxViews, maxViewBytes); len(views) != n {
+			b.Fatal(len(views))
+		}
+		r.consume(&a, n*size)
+	}
+}
+
+// BenchmarkSendBuf writes a chunk, sends it in packets and has them acknowledged.
+func BenchmarkSendBuf(b *testing.B) {
+	const n, size = 46, 1370
+	var s sendBuf
+	b.SetBytes(n * size)
+	b.ReportAllocs()
+	for b.Loop() {
+		s.grow(s.roomy(), n*size)
+		for s.next < s.end {
+			s.find(s.next)
+			s.sent(s.next, s.next+size)
+		}
+		for s.start < s.end {
+			s.ack(s.start, s.start+size)
+		}
+	}
+}

@@ -1,0 +1,208 @@
+package quic
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/quic-fsgw/quic-fsgw/quic/wire"
+)
+
+// closeState is what a closing connection needs to answer late packets
+// (RFC 9000, Section 10.2).
+type closeState struct {
+	err      error
+	packet   []byte // the datagram with CONNECTION_CLOSE
+	until    time.Time
+	received int       // packets since
+	answerAt int       // answer when received reaches this; doubles
+	repeatAt time.Time // when to send it once more
+}
+
+// CloseWithError closes the connection with an application error code
+// (RFC 9000, Section 10.2). Data that was not sent yet is dropped: use
+// Stream.Flush first where it matters. Reasons are cut at 256 bytes.
+func (c *Conn) CloseWithError(code uint64, reason string) error {
+	c.lock()
+	defer c.unlock()
+	c.shutdown(&ApplicationError{Code: code, Reason: reason})
+	return nil
+}
+
+// CloseWithAlert closes the connection with CRYPTO_ERROR 0x100+alert, as a
+// failed handshake does. It is how a client is refused before Admit.
+func (c *Conn) CloseWithAlert(alert uint8, reason string) {
+	c.CloseTransport(CryptoErrorBase+TransportErrorCode(alert), reason)
+}
+
+// CloseTransport closes the connection with a transport error code.
+func (c *Conn) CloseTransport(code TransportErrorCode, reason string) {
+	c.lock()
+	defer c.unlock()
+	c.shutdown(&TransportError{Code: code, Reason: reason})
+}
+
+// closeErr returns the reason of a connection that is closed, or nil.
+func (c *Conn) closeErr() error { return c.closing.err }
+
+// fail closes the connection because of what the peer sent. It returns the error.
+func (c *Conn) fail(code TransportErrorCode, frame uint64, reason string) error {
+	err := &TransportError{Code: code, FrameType: frame, Reason: reason}
+	c.shutdown(err)
+	return err
+}
+
+// shutdown enters the closing state: CONNECTION_CLOSE goes out now and
+// answers late packets for three PTOs.
+func (c *Conn) shutdown(err error) {
+	if c.state >= stateClosing {
+		return
+	}
+	if c.blocked != nil {
+		c.blocked.release()
+		c.blocked = nil
+	}
+	c.closeWith(err, err)
+}
+
+// closeWith sends CONNECTION_CLOSE for one error and ends the connection with another.
+func (c *Conn) closeWith(sent, err error) {
+	c.closing.packet = c.buildClose(sent)
+	c.finish(stateClosing, err)
+	c.closing.answerAt = 1
+	// Nothing else tells a peer that has nothing to send: once more, in case the
+	// first is lost, costs less than its idle timeout.
+	c.closing.repeatAt = c.now().Add(c.pto())
+	c.sendClose()
+	c.setTimer()
+}
+
+// abandon ends the connection without a word: idle timeout, stateless reset,
+// version negotiation.
+func (c *Conn) abandon(err error) {
+	if c.state >= stateClosing {
+		return
+	}
+	c.finish(stateDone, err)
+	c.ep.forget(c)
+}
+
+// onPeerClose enters the draining state.
+func (c *Conn) onPeerClose(err error) {
+	if c.state >= stateDraining {
+		return
+	}
+	if c.state == stateClosing {
+		c.state = stateDraining
+		return
+	}
+	c.finish(stateDraining, err)
+}
+
+// finish records why the connection ended and wakes everybody.
+func (c *Conn) finish(s connState, err error) {
+	if !c.isReady() {
+		close(c.ready)
+	}
+	c.state = s
+	c.closing.err = err
+	c.closing.until = c.now().Add(3 * c.pto())
+	c.cancel(err)
+	c.ep.onConnClosed(c, err)
+	c.log.Debug("connection closed", "error", err, "duration", c.now().Sub(c.started))
+	c.free()
+	if s != stateDone {
+		c.setTimer()
+	} else if c.timer != nil {
+		c.timer.Stop() // nothing may hold on to a connection that is gone
+	}
+}
+
+func (c *Conn) isReady() bool { return isClosed(c.ready) }
+
+// buildClose seals CONNECTION_CLOSE at every level whose keys the peer may have.
+func (c *Conn) buildClose(err error) []byte {
+	code, frameType, reason, app := closeFields(err)
+	if len(reason) > 256 {
+		reason = reason[:256]
+	}
+	b := make([]byte, 0, minDatagram)
+	for level := LevelInitial; level <= LevelApp; level++ {
+		if level == LevelEarly || !c.canSeal(level) {
+			continue
+		}
+		if level == LevelInitial && !c.server && c.canSeal(LevelHandshake) {
+			// RFC 9000, Section 10.2.3: "The client will always know whether the server
+			// has Handshake keys". An Initial packet of a client would also have to fill
+			// 1200 bytes (Section 14.1).
+			continue
+		}
+		a, t, r, k := app, frameType, reason, code
+		if app && level != LevelApp {
+			// RFC 9000, Section 10.2.3: "A CONNECTION_CLOSE of type 0x1d MUST be
+			// replaced by a CONNECTION_CLOSE of type 0x1c when sending the frame in
+			// Initial or Handshake packets."
+			a, t, r, k = false, 0, "", uint64(ApplicationErrorCode)
+		}
+		frame := wire.AppendConnectionClose(nil, a, k, t, []byte(r))
+		out := c.sealSmall(b, level, frame)
+		if out == nil {
+			break
+		}
+		b = out
+	}
+	return b
+}
+
+func closeFields(err error) (code, frameType uint64, reason string, app bool) {
+	var ae *ApplicationError
+	var te *TransportError
+	switch {
+	case errors.As(err, &ae):
+		return ae.Code, 0, ae.Reason, true
+	case errors.As(err, &te):
+		return uint64(te.Code), te.FrameType, te.Reason, false
+	}
+	var he *HandshakeError
+	if errors.As(err, &he) {
+		return uint64(CryptoErrorBase) + uint64(he.Alert), wire.FrameCrypto, "", false
+	}
+	return uint64(InternalError), 0, "", false
+}
+
+// sendClose sends the close datagram, within the amplification limit.
+func (c *Conn) sendClose() {
+	if len(c.closing.packet) == 0 || c.path.amplificationCredit() < len(c.closing.packet) {
+		return
+	}
+	c.path.onSent(len(c.closing.packet))
+	c.sendDatagram(&c.path, c.closing.packet)
+}
+
+// onClosedPacket answers packets in the closing state, ever more rarely.
+// RFC 9000, Section 10.2.1: "An endpoint SHOULD limit the rate at which it
+// generates packets in the closing state."
+func (c *Conn) onClosedPacket(n int) {
+	c.path.onReceived(n)
+	if c.state != stateClosing {
+		return
+	}
+	c.closing.received++
+	if c.closing.received >= c.closing.answerAt {
+		c.closing.answerAt *= 2
+		c.sendClose()
+	}
+}
+
+// wait waits until TLS is complete or the connection is over.
+func (c *Conn) wait(ctx context.Context) error {
+	select {
+	case <-c.ready:
+		if err := c.Err(); err != nil {
+			return err
+		}
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}

@@ -1,0 +1,131 @@
+package quic
+
+import (
+	"log/slog"
+	"time"
+)
+
+// RetryMode says when a server validates addresses with Retry packets (RFC 9000, Section 8.1.2).
+type RetryMode uint8
+
+// Retry modes.
+const (
+	RetryNever RetryMode = iota
+	RetryAlways
+	RetryAuto // when a quarter of MaxHandshakes are under way
+)
+
+// Config configures the connections of an Endpoint. The zero value of each
+// field is its default. A Config must not be changed once in use.
+type Config struct {
+	Handshaker       Handshaker // required
+	HandshakeOptions any        // handed to the Handshaker as it is
+	ServerName       string     // client: the name in SNI and to be verified
+	NextProtos       []string   // ALPN protocols: offered, or accepted
+	Tag              any        // the owner's own, for example its route
+
+	// GetConfigForClient chooses the Config of one client by its ClientHello.
+	// It runs under the connection's lock: it must be quick and do no I/O.
+	// An *AlertError refuses with that alert, a *TransportError with that code,
+	// any other error with no_application_protocol.
+	GetConfigForClient func(*ClientHelloInfo) (*Config, error)
+
+	// ManualAdmit holds a server's connection after TLS: HANDSHAKE_DONE,
+	// session tickets and incoming streams wait for Conn.Admit.
+	ManualAdmit bool
+
+	MaxIdleTimeout   time.Duration // default 30 s
+	KeepAlive        time.Duration // send PING when idle for so long; 0: never
+	HandshakeTimeout time.Duration // default 10 s
+	InitialRTT       time.Duration // default 333 ms (RFC 9002, Section 6.2.2)
+
+	StreamWindow    int64 // initial receive window of a stream, default 512 KiB
+	MaxStreamWindow int64 // auto-tuned up to this, default 16 MiB
+	ConnWindow      int64 // initial receive window of a connection, default 1 MiB
+	MaxConnWindow   int64 // auto-tuned up to this, default 32 MiB
+	MaxStreamsBidi  int64 // streams the peer may have open, default 100; negative: none
+	MaxStreamsUni   int64 // default 100; negative: none
+
+	// OutOfOrderPending and OutOfOrder cap the bytes held behind a gap, by
+	// capacity of the buffers: before the connection is admitted (default
+	// 1 MiB), and after (default 4 MiB).
+	OutOfOrderPending int
+	OutOfOrder        int
+
+	// MaxUDPPayload is the largest datagram to send, and the largest the peer
+	// is asked to send, in bytes. 0 tries 1452 and keeps to 1200 where that
+	// does not pass, and takes from the peer whatever it sends.
+	MaxUDPPayload int
+
+	Retry         RetryMode
+	MaxHandshakes int // handshakes under way at once on a server, default 1024
+	AcceptBacklog int // connections waiting for Accept, default 1024
+	TokenKey      *[32]byte
+	ResetKey      *[32]byte // stateless reset tokens are derived from it; nil: made at start
+
+	Logger *slog.Logger // nil: silent
+}
+
+// Limits and defaults that are not configuration.
+const (
+	minDatagram        = 1200      // RFC 9000, Section 14.1
+	defaultMaxDatagram = 1452      // Ethernet's 1500 less IPv6 and UDP headers
+	maxDatagramSize    = 65507     // what IPv4 UDP carries
+	maxCryptoBuffer    = 64 << 10  // CRYPTO bytes ahead of what TLS has taken
+	maxCryptoPost      = 64 << 10  // CRYPTO bytes after the handshake, in all
+	maxEarlyPackets    = 32        // packets waiting for their keys
+	maxEarlyBytes      = 64 << 10  // and their bytes
+	maxReasonLen       = 1 << 10   // of a peer's reason phrase kept
+	localConnIDLimit   = 4         // active_connection_id_limit we offer
+	maxUnsent          = 256 << 10 // stream bytes written and not yet sent
+	localMaxAckDelay   = 25 * time.Millisecond
+)
+
+func orDefault[T int | int64 | time.Duration](v, d T) T {
+	if v == 0 {
+		return d
+	}
+	return v
+}
+
+func (c *Config) idleTimeout() time.Duration { return orDefault(c.MaxIdleTimeout, 30*time.Second) }
+func (c *Config) handshakeTimeout() time.Duration {
+	return orDefault(c.HandshakeTimeout, 10*time.Second)
+}
+func (c *Config) initialRTT() time.Duration { return orDefault(c.InitialRTT, 333*time.Millisecond) }
+func (c *Config) streamWindow() int64       { return orDefault(c.StreamWindow, 512<<10) }
+func (c *Config) maxStreamWindow() int64 {
+	return max(orDefault(c.MaxStreamWindow, 16<<20), c.streamWindow())
+}
+func (c *Config) connWindow() int64 { return orDefault(c.ConnWindow, 1<<20) }
+func (c *Config) maxConnWindow() int64 {
+	return max(orDefault(c.MaxConnWindow, 32<<20), c.connWindow())
+}
+func (c *Config) streamsBidi() int64 { return max(orDefault(c.MaxStreamsBidi, 100), 0) }
+func (c *Config) streamsUni() int64  { return max(orDefault(c.MaxStreamsUni, 100), 0) }
+func (c *Config) outOfOrder(admitted bool) int {
+	if admitted {
+		return orDefault(c.OutOfOrder, 4<<20)
+	}
+	return orDefault(c.OutOfOrderPending, 1<<20)
+}
+func (c *Config) maxHandshakes() int { return orDefault(c.MaxHandshakes, 1024) }
+func (c *Config) acceptBacklog() int { return orDefault(c.AcceptBacklog, 1024) }
+func (c *Config) maxDatagram() int {
+	return min(max(orDefault(c.MaxUDPPayload, defaultMaxDatagram), minDatagram), maxDatagramSize)
+}
+
+// maxReceived is the max_udp_payload_size transport parameter.
+func (c *Config) maxReceived() uint64 {
+	if c.MaxUDPPayload == 0 {
+		return maxDatagramSize
+	}
+	return uint64(c.maxDatagram())
+}
+
+func (c *Config) logger() *slog.Logger {
+	if c.Logger == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return c.Logger
+}

@@ -1,0 +1,380 @@
+package quic
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/quic-fsgw/quic-fsgw/quic/recovery"
+	"github.com/quic-fsgw/quic-fsgw/quic/wire"
+)
+
+// connState is where a connection stands in its life (RFC 9000, Sections 7 and 10).
+type connState uint8
+
+const (
+	stateHandshake connState = iota
+	stateOpen                // TLS is complete
+	stateClosing             // CONNECTION_CLOSE was sent
+	stateDraining            // CONNECTION_CLOSE or a stateless reset was received
+	stateDone                // nothing is left
+)
+
+// A Conn is one QUIC connection. It has no goroutine of its own: the reader
+// of its socket, its timer and the application run it inline, one at a time.
+type Conn struct {
+	ep     *Endpoint
+	server bool
+	shard  *shard
+	id     string
+	log    *slog.Logger
+	inbox  inbox
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	ready  chan struct{} // closed when TLS is complete or the connection is over
+
+	mu sync.Mutex // guards everything below
+	connGuarded
+}
+
+type connGuarded struct {
+	clock   time.Time // when the lock was taken
+	cfg     *Config
+	version wire.Version
+	state   connState
+	dirty   bool // there may be something to send
+	path    path
+	prev    *path // validated path to return to while the new one is unproven
+	paths   uint8 // path ids given out
+
+	hs            Handshake
+	hello         *ClientHelloInfo
+	tls           *TLSState // set when the handshake is complete
+	pendingTLS    *TLSState
+	level         Level // highest level with send keys
+	admitted      bool
+	confirmed     bool // RFC 9001, Section 4.1.2
+	leftHandshake bool // no longer counted by the endpoint
+	hsDone        bool // server: HANDSHAKE_DONE is due
+	sentParams    bool
+	originalDst   wire.ConnID // what the client chose first
+	firstDst      wire.ConnID // server: what the Initials of this connection are sent to
+	retrySrc      wire.ConnID
+	retried       bool
+	token         []byte // client: Retry token
+	peerParams    wire.TransportParams
+	haveParams    bool
+	peerVerified  bool // client: the server has validated our address: it acknowledged a Handshake packet
+
+	ids    connIDs
+	keys   [2]spaceKeys // Initial, Handshake
+	app    appKeys
+	early  []earlyPacket
+	crypto [3]cryptoStream
+	recv   [recovery.NumSpaces]recovery.Received
+	loss   recovery.Loss
+	probes [recovery.NumSpaces]int
+
+	ack         wire.Ack            // reused by frame parsing
+	ackRanges   []recovery.AckRange // the same in recovery's type
+	wireRanges  []wire.AckRange     // reused by frame building
+	eventSpace  recovery.Space      // of the packets given to the next three
+	ackedFunc   func(*recovery.SentPacket)
+	lostFunc    func(*recovery.SentPacket)
+	requeueFunc func(*recovery.SentPacket)
+	acct        accounts
+	flow        connFlow
+	streams     streamTable
+
+	largestPN       int64 // largest 1-RTT packet number received
+	lastHeard       time.Time
+	lastSent        time.Time // of an ack-eliciting packet, since lastHeard
+	started         time.Time
+	idle            time.Duration
+	ping            bool
+	lastPing        time.Time // of a keepalive
+	blocked         *outBatch // sealed packets the socket did not take
+	pacedUntil      time.Time
+	closing         closeState
+	timer           *time.Timer
+	timerAt         time.Time
+	stats           ConnStats
+	batchNearlyFull bool
+	probing         bool // a path MTU probe is being sealed
+}
+
+// An earlyPacket came before its keys.
+type earlyPacket struct {
+	data    []byte
+	remote  netip.AddrPort
+	local   netip.Addr
+	ifIndex int
+	ecn     uint8
+}
+
+func newConn(ep *Endpoint, sh *shard, cfg *Config, server bool, v wire.Version) *Conn {
+	c := &Conn{ep: ep, server: server, shard: sh, ready: make(chan struct{})}
+	c.ctx, c.cancel = context.WithCancelCause(context.Background())
+	now := time.Now()
+	c.cfg, c.version, c.clock, c.started, c.lastHeard = cfg, v, now, now, now
+	c.largestPN = -1
+	c.idle = cfg.handshakeTimeout()
+	c.level = LevelInitial
+	c.loss.Init(0)
+	c.loss.UseECN(&c.path.ecn)
+	for i := range c.recv {
+		c.recv[i].Init(recovery.Space(i), localMaxAckDelay)
+	}
+	c.crypto[recovery.Initial].limit = maxCryptoBuffer / 4
+	c.crypto[recovery.Handshake].limit = maxCryptoBuffer
+	c.crypto[recovery.AppData].limit = maxCryptoPost
+	c.acct.lateMax = cfg.outOfOrder(false)
+	c.streams.init(server)
+	c.ackedFunc, c.lostFunc, c.requeueFunc = c.onAcked, c.onLost, c.requeue
+	return c
+}
+
+// setID names the connection in logs by the first connection ID the client chose.
+func (c *Conn) setID(odcid wire.ConnID) {
+	c.originalDst = odcid
+	c.id = hex.EncodeToString(odcid.Append(nil))
+	c.log = c.cfg.logger().With("conn", c.id)
+}
+
+// lock takes the connection for the application.
+func (c *Conn) lock() {
+	c.mu.Lock()
+	c.clock = time.Now()
+}
+
+// unlock does the work that others left meanwhile, sends what is due and gives
+// the connection back. Work comes first: TLS answers a packet through the inbox,
+// and an acknowledgement alone would cost a datagram before that answer.
+func (c *Conn) unlock() {
+	for {
+		if c.inbox.some.Load() {
+			c.clock = time.Now()
+			c.drain()
+		}
+		c.flush()
+		c.chargeMemory()
+		c.mu.Unlock()
+		if !c.inbox.some.Load() || !c.mu.TryLock() {
+			return
+		}
+	}
+}
+
+// pump does the work in the inbox unless somebody else is at it.
+func (c *Conn) pump() {
+	if c.inbox.some.Load() && c.mu.TryLock() {
+		c.clock = time.Now()
+		c.unlock()
+	}
+}
+
+func (c *Conn) now() time.Time { return c.clock }
+
+// drain empties the inbox.
+func (c *Conn) drain() {
+	for c.inbox.some.Load() {
+		w := c.inbox.take()
+		for i := range w.batches {
+			c.processBatch(&w.batches[i])
+			w.batches[i].buf.Release()
+		}
+		w.release()
+		if w.overflow {
+			_ = c.fail(InternalError, 0, "handshake events overflow")
+		}
+		for i := range w.events {
+			c.onHandshakeEvent(&w.events[i])
+		}
+		if w.timer {
+			c.onTimer()
+		}
+		if w.writable {
+			c.sendBlocked()
+		}
+	}
+}
+
+// receive processes a batch at once if the connection is free, or leaves it. It
+// reports whether flushLate has to be called soon.
+func (c *Conn) receive(r *rxBatch) (late bool) {
+	if !c.mu.TryLock() {
+		if !c.inbox.pushBatch(*r) {
+			c.ep.stats.DropBusy.Add(1)
+		}
+		c.pump()
+		return false
+	}
+	c.clock = time.Now()
+	c.drain()
+	c.processBatch(r)
+	// Handshakes and endings are in no need of batching.
+	if !c.confirmed || c.state != stateOpen {
+		c.unlock()
+		return false
+	}
+	late = c.dirty
+	c.mu.Unlock()
+	c.pump()
+	return late
+}
+
+// flushLate sends what receive has put off, unless whoever has the connection
+// now is going to do so.
+func (c *Conn) flushLate() {
+	if c.mu.TryLock() {
+		c.clock = time.Now()
+		c.unlock()
+	}
+}
+
+// sink takes the Handshaker's events, from any goroutine.
+func (c *Conn) sink(e HandshakeEvent) {
+	c.inbox.pushEvent(e)
+	c.pump()
+}
+
+// ID returns the connection's name in logs: the first Destination Connection
+// ID of the client, in hex. It is known to both ends.
+func (c *Conn) ID() string { return c.id }
+
+// Context is cancelled when the connection is closed; its cause says why.
+func (c *Conn) Context() context.Context { return c.ctx }
+
+// Done is closed when the connection is closed.
+func (c *Conn) Done() <-chan struct{} { return c.ctx.Done() }
+
+// Err returns why the connection was closed, or nil.
+func (c *Conn) Err() error { return context.Cause(c.ctx) }
+
+// TLS returns what the handshake found out, or nil before it is complete.
+func (c *Conn) TLS() *TLSState {
+	c.lock()
+	defer c.unlock()
+	return c.tls
+}
+
+// Hello returns what a server's routing saw of the client, or nil.
+func (c *Conn) Hello() *ClientHelloInfo {
+	c.lock()
+	defer c.unlock()
+	return c.hello
+}
+
+// Config returns the configuration in force, on a server the one that
+// GetConfigForClient chose.
+func (c *Conn) Config() *Config {
+	c.lock()
+	defer c.unlock()
+	return c.cfg
+}
+
+// RemoteAddr returns the peer's current address, a *net.UDPAddr.
+func (c *Conn) RemoteAddr() net.Addr { return net.UDPAddrFromAddrPort(c.RemoteAddrPort()) }
+
+// RemoteAddrPort returns the peer's current address. It changes when the peer
+// moves; it is the validated one where there is one.
+func (c *Conn) RemoteAddrPort() netip.AddrPort {
+	c.lock()
+	defer c.unlock()
+	if !c.path.validated && c.prev != nil {
+		return c.prev.remote
+	}
+	return c.path.remote
+}
+
+// LocalAddr returns the local address, a *net.UDPAddr.
+func (c *Conn) LocalAddr() net.Addr {
+	c.lock()
+	defer c.unlock()
+	a := c.shard.conn().LocalAddr()
+	if c.path.local.IsValid() {
+		a = netip.AddrPortFrom(c.path.local, a.Port())
+	}
+	return net.UDPAddrFromAddrPort(a)
+}
+
+// Admit lets a server's connection go on that Config.ManualAdmit holds.
+func (c *Conn) Admit() {
+	c.lock()
+	defer c.unlock()
+	if c.state == stateOpen && !c.admitted {
+		c.admit()
+	}
+}
+
+// UpdateKeys starts a key update (RFC 9001, Section 6). It fails while the
+// previous one is not acknowledged.
+func (c *Conn) UpdateKeys() error {
+	c.lock()
+	defer c.unlock()
+	if err := c.closeErr(); err != nil {
+		return err
+	}
+	// "An endpoint MUST NOT initiate a key update prior to having confirmed the handshake"
+	if !c.confirmed || !c.app.mayUpdate() {
+		return fmt.Errorf("quic: key update: the previous keys are not yet acknowledged (try again later)")
+	}
+	if err := c.updateKeys(); err != nil {
+		return err
+	}
+	c.ping, c.dirty = true, true
+	return nil
+}
+
+func (c *Conn) updateKeys() error {
+	c.stats.KeyUpdates++
+	return c.app.rotate(c.loss.NextPN(recovery.AppData))
+}
+
+func (c *Conn) pto() time.Duration {
+	return c.path.rtt.PTO(c.maxAckDelay())
+}
+
+func (c *Conn) maxAckDelay() time.Duration {
+	if c.haveParams {
+		return c.peerParams.MaxAckDelay
+	}
+	return 25 * time.Millisecond
+}
+
+// free gives back everything a closed connection holds but what answering
+// late packets needs.
+func (c *Conn) free() {
+	for _, s := range c.streams.all {
+		// What has arrived whole can still be read when it is the peer that closed:
+		// it may do so right behind its last byte.
+		if c.state != stateDraining || !s.rcv.buf.whole() {
+			s.rcv.buf.discard(&c.acct)
+		}
+		s.snd.buf.discard()
+		s.rgate.open()
+		s.wgate.open()
+	}
+	c.streams.closed()
+	c.early = nil
+	c.crypto = [3]cryptoStream{}
+	if c.blocked != nil {
+		c.blocked.release()
+		c.blocked = nil
+	}
+	if c.hs != nil {
+		c.hs.Close()
+		c.hs = nil
+	}
+	for i := range c.keys {
+		c.keys[i].drop()
+	}
+	c.app.zero()
+	var none recovery.Loss
+	c.loss = none
+}

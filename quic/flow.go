@@ -1,0 +1,111 @@
+package quic
+
+import (
+	"time"
+
+	"github.com/quic-fsgw/quic-fsgw/quic/wire"
+)
+
+// connFlow is connection flow control (RFC 9000, Section 4.1).
+type connFlow struct {
+	// Receiving.
+	max      uint64 // advertised MAX_DATA
+	window   uint64
+	received uint64 // sum of the highest offsets of all streams
+	consumed uint64 // taken by the application, or discarded
+	rate     windowRate
+	needMax  bool
+
+	// Sending.
+	sendMax   uint64 // the peer's MAX_DATA
+	sent      uint64 // new stream bytes sent
+	blocked   bool   // DATA_BLOCKED is due
+	blockedAt uint64
+}
+
+// onData accounts for a stream's new highest offset. The connection is closed
+// when the peer exceeds what it was allowed.
+func (c *Conn) onData(s *Stream, end uint64) error {
+	r := &s.rcv
+	if end <= r.buf.highest {
+		return nil
+	}
+	// RFC 9000, Section 4.1: "A receiver MUST close the connection with an error
+	// of type FLOW_CONTROL_ERROR if the sender violates the advertised
+	// connection or stream data limits."
+	if end > r.max {
+		return c.fail(FlowControlError, wire.FrameStream, "stream flow control limit exceeded")
+	}
+	more := end - r.buf.highest
+	if c.flow.received+more > c.flow.max {
+		return c.fail(FlowControlError, wire.FrameStream, "connection flow control limit exceeded")
+	}
+	c.flow.received += more
+	r.buf.highest = end
+	return nil
+}
+
+// windowRate measures how fast an application takes what arrives, to find the
+// window that does not hold the peer up: four of the smallest round trips at
+// that rate, and some time for both ends to be scheduled. The smallest one,
+// because a round trip that grows with the window only says that the data
+// waits in a queue; on loopback in that of our own socket, until it overflows.
+type windowRate struct {
+	since time.Time
+	taken uint64 // bytes since then
+}
+
+const (
+	ratePeriod = 4 * time.Millisecond // shortest time to measure over
+	rateSlack  = 3 * time.Millisecond
+)
+
+// outgrows notes that n bytes were taken and reports, at most once a period,
+// whether a window is less than it should be.
+func (m *windowRate) outgrows(now time.Time, rtt time.Duration, n, window uint64) bool {
+	if m.since.IsZero() {
+		m.since = now
+	}
+	m.taken += n
+	d := now.Sub(m.since)
+	if d < max(rtt, ratePeriod) {
+		return false
+	}
+	want := float64(m.taken) * float64(4*rtt+rateSlack) / float64(d)
+	m.since, m.taken = now, 0
+	return float64(window) < want
+}
+
+// creditConn gives the peer room for n more bytes on the connection.
+func (c *Conn) creditConn(n uint64) {
+	f := &c.flow
+	f.consumed += n
+	if f.rate.outgrows(c.now(), c.path.rtt.Min(), n, f.window) && c.mayGrow() {
+		f.window = max(f.window, min(f.window*2, uint64(c.cfg.maxConnWindow())))
+	}
+	if f.max-f.consumed > f.window/2 {
+		return
+	}
+	f.max = f.consumed + f.window
+	f.needMax = true
+	c.dirty = true
+}
+
+// mayGrow tells whether windows may still grow: not once half of the
+// endpoint's memory for received data is in use.
+func (c *Conn) mayGrow() bool { return c.ep.held.Load() < c.ep.memory/2 }
+
+// chargeMemory tells the endpoint what this connection holds.
+func (c *Conn) chargeMemory() {
+	if c.state == stateDone {
+		return // the endpoint has forgotten it
+	}
+	if d := int64(c.acct.held) - c.acct.charged; d != 0 {
+		c.ep.held.Add(d)
+		c.acct.charged += d
+	}
+	if d := c.acct.copied - c.acct.copiedSeen; d != 0 {
+		c.ep.stats.CopiedBytes.Add(d)
+		c.acct.copiedSeen += d
+	}
+}

@@ -1,0 +1,243 @@
+package quic
+
+import (
+	"crypto/subtle"
+	"time"
+
+	"github.com/quic-fsgw/quic-fsgw/quic/recovery"
+	"github.com/quic-fsgw/quic-fsgw/quic/wire"
+)
+
+var zeroTime time.Time
+
+func constantTimeEqual(a, b [16]byte) bool { return subtle.ConstantTimeCompare(a[:], b[:]) == 1 }
+
+// frameInfo is the packet that frames are in, and what was found in it.
+type frameInfo struct {
+	space        recovery.Space
+	packet       wire.PacketType
+	dst          wire.ConnID
+	src          *packetSource
+	ackEliciting bool
+	nonProbing   bool
+}
+
+// processFrames acts on all frames of a packet. It returns errOverBudget when
+// the packet must be dropped as if it had not arrived, and another error when
+// the connection was closed.
+func (c *Conn) processFrames(f *frameInfo, b []byte) error {
+	if len(b) == 0 {
+		// RFC 9000, Section 12.4: "An endpoint MUST treat receipt of a packet
+		// containing no frames as a connection error of type PROTOCOL_VIOLATION."
+		return c.fail(ProtocolViolation, 0, "packet without frames")
+	}
+	for len(b) > 0 {
+		typ := uint64(b[0])
+		if !wire.FrameKnown(typ) || typ == wire.FrameDatagram || typ == wire.FrameDatagramLen {
+			// RFC 9221, Section 3: a DATAGRAM that was not negotiated is a PROTOCOL_VIOLATION.
+			if typ == wire.FrameDatagram || typ == wire.FrameDatagramLen {
+				return c.fail(ProtocolViolation, typ, "DATAGRAM was not negotiated")
+			}
+			return c.fail(FrameEncodingError, typ, "unknown frame type")
+		}
+		if !wire.FrameAllowed(typ, f.packet) {
+			return c.fail(ProtocolViolation, typ, "frame is not permitted in this packet type")
+		}
+		f.ackEliciting = f.ackEliciting || wire.FrameAckEliciting(typ)
+		f.nonProbing = f.nonProbing || !wire.FrameProbing(typ)
+		n, err := c.processFrame(f, typ, b)
+		if err != nil {
+			return err
+		}
+		if n < 0 {
+			return c.fail(FrameEncodingError, typ, "malformed frame")
+		}
+		if c.state >= stateClosing {
+			return c.closeErr()
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
+// processFrame acts on the frame at the start of b and returns its length, or
+// a negative number if it is malformed.
+func (c *Conn) processFrame(f *frameInfo, typ uint64, b []byte) (n int, err error) {
+	if typ >= wire.FrameStream && typ <= wire.FrameStreamLast {
+		sf, n := wire.ConsumeStream(b)
+		if n < 0 {
+			return n, nil
+		}
+		return n, c.onStream(sf)
+	}
+	switch typ {
+	case wire.FramePadding:
+		return wire.ConsumePadding(b), nil
+	case wire.FramePing:
+		return wire.ConsumePing(b), nil
+	case wire.FrameAck, wire.FrameAckECN:
+		if n = wire.ConsumeAck(b, &c.ack); n >= 0 {
+			err = c.onAck(f.space)
+		}
+	case wire.FrameCrypto:
+		var off uint64
+		var data []byte
+		if off, data, n = wire.ConsumeCrypto(b); n >= 0 {
+			err = c.onCrypto(f.space, off, data)
+		}
+	case wire.FrameConnectionClose, wire.FrameConnectionCloseApp:
+		app, code, ft, reason, k := wire.ConsumeConnectionClose(b)
+		if n = k; n >= 0 {
+			c.onConnectionClose(app, code, ft, reason)
+		}
+	case wire.FrameNewToken:
+		var token []byte
+		if token, n = wire.ConsumeNewToken(b); n >= 0 {
+			err = c.onNewToken(token)
+		}
+	case wire.FrameHandshakeDone:
+		n = wire.ConsumeHandshakeDone(b)
+		err = c.onHandshakeDone()
+	case wire.FrameNewConnectionID, wire.FrameRetireConnectionID, wire.FramePathChallenge, wire.FramePathResponse:
+		return c.processPathFrame(f, typ, b)
+	default:
+		return c.processFlowFrame(typ, b)
+	}
+	return n, err
+}
+
+func (c *Conn) processPathFrame(f *frameInfo, typ uint64, b []byte) (n int, err error) {
+	switch typ {
+	case wire.FrameNewConnectionID:
+		seq, prior, id, token, k := wire.ConsumeNewConnectionID(b)
+		if n = k; n >= 0 {
+			err = c.addRemote(seq, prior, id, token)
+		}
+	case wire.FrameRetireConnectionID:
+		var seq uint64
+		if seq, n = wire.ConsumeRetireConnectionID(b); n >= 0 {
+			err = c.retireLocal(seq, f.dst)
+		}
+	case wire.FramePathChallenge:
+		var data [8]byte
+		if data, n = wire.ConsumePathChallenge(b); n >= 0 {
+			c.onPathChallenge(f.src, data)
+		}
+	case wire.FramePathResponse:
+		var data [8]byte
+		if data, n = wire.ConsumePathResponse(b); n >= 0 {
+			c.onPathResponse(data)
+		}
+	}
+	return n, err
+}
+
+func (c *Conn) processFlowFrame(typ uint64, b []byte) (n int, err error) {
+	var id, v, w uint64
+	var uni bool
+	switch typ {
+	case wire.FrameResetStream:
+		if id, v, w, n = wire.ConsumeResetStream(b); n >= 0 {
+			err = c.onResetStream(id, v, w)
+		}
+	case wire.FrameStopSending:
+		if id, v, n = wire.ConsumeStopSending(b); n >= 0 {
+			err = c.onStopSending(id, v)
+		}
+	case wire.FrameMaxData:
+		if v, n = wire.ConsumeMaxData(b); n >= 0 {
+			c.onMaxData(v)
+		}
+	case wire.FrameMaxStreamData:
+		if id, v, n = wire.ConsumeMaxStreamData(b); n >= 0 {
+			err = c.onMaxStreamData(id, v)
+		}
+	case wire.FrameMaxStreamsBidi, wire.FrameMaxStreamsUni:
+		if uni, v, n = wire.ConsumeMaxStreams(b); n >= 0 {
+			err = c.onMaxStreams(uni, v)
+		}
+	case wire.FrameDataBlocked:
+		_, n = wire.ConsumeDataBlocked(b)
+	case wire.FrameStreamDataBlocked:
+		if id, _, n = wire.ConsumeStreamDataBlocked(b); n >= 0 {
+			_, err = c.streamFor(id, typ, true)
+		}
+	case wire.FrameStreamsBlockedBidi, wire.FrameStreamsBlockedUni:
+		if _, v, n = wire.ConsumeStreamsBlocked(b); n >= 0 && v > 1<<60 {
+			n = -1
+		}
+	default:
+		n = -1
+	}
+	return n, err
+}
+
+func (c *Conn) onMaxData(v uint64) {
+	if v > c.flow.sendMax {
+		c.flow.sendMax = v
+		for _, s := range c.streams.waiting {
+			s.waits = false
+			c.queueSend(s)
+		}
+		c.streams.waiting = nil
+		c.dirty = true
+	}
+}
+
+func (c *Conn) onConnectionClose(app bool, code, frame uint64, reason []byte) {
+	if len(reason) > maxReasonLen {
+		reason = reason[:maxReasonLen]
+	}
+	if app {
+		c.onPeerClose(&ApplicationError{Code: code, Reason: string(reason), Remote: true})
+		return
+	}
+	c.onPeerClose(&TransportError{Code: TransportErrorCode(code), FrameType: frame, Reason: string(reason), Remote: true})
+}
+
+func (c *Conn) onNewToken(token []byte) error {
+	// RFC 9000, Section 19.7: "A server MUST treat receipt of a NEW_TOKEN frame as
+	// a connection error of type PROTOCOL_VIOLATION."
+	if c.server {
+		return c.fail(ProtocolViolation, wire.FrameNewToken, "NEW_TOKEN from a client")
+	}
+	return nil
+}
+
+func (c *Conn) onHandshakeDone() error {
+	// RFC 9000, Section 19.20: "A server MUST treat receipt of a HANDSHAKE_DONE
+	// frame as a connection error of type PROTOCOL_VIOLATION."
+	if c.server {
+		return c.fail(ProtocolViolation, wire.FrameHandshakeDone, "HANDSHAKE_DONE from a client")
+	}
+	if hs := &c.crypto[recovery.Handshake]; hs.next < uint64(len(hs.out)) {
+		return c.fail(ProtocolViolation, wire.FrameHandshakeDone, "HANDSHAKE_DONE before our Finished was sent")
+	}
+	c.confirm()
+	return nil
+}
+
+// onAck handles the ACK frame in c.ack.
+func (c *Conn) onAck(space recovery.Space) error {
+	delay := time.Duration(0)
+	if space == recovery.AppData && c.haveParams {
+		d := c.ack.Delay << min(c.peerParams.AckDelayExponent, 20)
+		if d>>min(c.peerParams.AckDelayExponent, 20) != c.ack.Delay || d > uint64(time.Hour/time.Microsecond) {
+			d = uint64(time.Hour / time.Microsecond)
+		}
+		delay = time.Duration(d) * time.Microsecond
+	}
+	res, err := c.ackSpace(space, delay)
+	if err != nil {
+		return c.fail(ProtocolViolation, wire.FrameAck, err.Error())
+	}
+	if res.NewlyAcked > 0 {
+		c.dirty = true
+	}
+	// RFC 9002, Section 6.2.2.1: any acknowledgment of a Handshake packet shows
+	// that the server has validated the client's address.
+	if space == recovery.Handshake && !c.server {
+		c.peerVerified = true
+	}
+	return nil
+}

@@ -1,0 +1,74 @@
+package quic
+
+import (
+	"sync"
+	"time"
+)
+
+// A gate wakes the one goroutine that waits at it. A wake-up that nobody
+// waits for is kept, so that checking a condition under the lock and then
+// waiting outside it misses nothing.
+type gate chan struct{}
+
+func newGate() gate { return make(gate, 1) }
+
+func (g gate) open() {
+	select {
+	case g <- struct{}{}:
+	default:
+	}
+}
+
+// A deadline is one of a net.Conn's deadlines: a channel that closes when it passes.
+type deadline struct {
+	mu    sync.Mutex
+	timer *time.Timer
+	ch    chan struct{} // closed once the deadline has passed; nil: none was ever set
+}
+
+// set moves the deadline; a zero t removes it.
+func (d *deadline) set(t time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.timer != nil && !d.timer.Stop() {
+		<-d.channel() // fired: wait until its function has closed the channel
+	}
+	d.timer = nil
+	passed := isClosed(d.ch)
+	if t.IsZero() {
+		if passed {
+			d.ch = make(chan struct{})
+		}
+		return
+	}
+	if d.ch == nil || passed {
+		d.ch = make(chan struct{})
+	}
+	if wait := time.Until(t); wait > 0 {
+		ch := d.ch
+		d.timer = time.AfterFunc(wait, func() { close(ch) })
+		return
+	}
+	close(d.ch)
+}
+
+func (d *deadline) channel() chan struct{} { return d.ch }
+
+// wait returns the channel that closes when the deadline passes; nil never does.
+// A deadline set while somebody waits must wake them: see Stream.SetReadDeadline.
+func (d *deadline) wait() <-chan struct{} {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.ch
+}
+
+func (d *deadline) passed() bool { return isClosed(d.wait()) }
+
+func isClosed(ch <-chan struct{}) bool {
+	select {
+	case <-ch: // a nil channel is never ready
+		return true
+	default:
+		return false
+	}
+}

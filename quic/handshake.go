@@ -1,0 +1,458 @@
+package quic
+
+import (
+	"errors"
+	"slices"
+
+	"github.com/quic-fsgw/quic-fsgw/quic/protect"
+	"github.com/quic-fsgw/quic-fsgw/quic/recovery"
+	"github.com/quic-fsgw/quic-fsgw/quic/wire"
+)
+
+// The handshake, as this end sees it:
+//
+//	client: start -> CRYPTO out -> secrets, peer parameters, done -> HANDSHAKE_DONE
+//	server: ClientHello whole -> route -> start -> peer parameters -> our
+//	        parameters -> CRYPTO out, secrets -> done -> (Admit) -> HANDSHAKE_DONE
+//
+// TLS runs elsewhere; its steps come as events and may come late. Packets
+// whose keys are not there yet wait in a bounded list.
+
+func spaceOf(l Level) recovery.Space {
+	switch l {
+	case LevelInitial:
+		return recovery.Initial
+	case LevelHandshake:
+		return recovery.Handshake
+	default:
+		return recovery.AppData
+	}
+}
+
+func levelOf(s recovery.Space) Level {
+	switch s {
+	case recovery.Initial:
+		return LevelInitial
+	case recovery.Handshake:
+		return LevelHandshake
+	default:
+		return LevelApp
+	}
+}
+
+// startClient begins a client's handshake.
+func (c *Conn) startClient() {
+	c.initFlow()
+	params := c.localParams().Append(nil, false)
+	c.hs = c.cfg.Handshaker.Handshake(&HandshakeRequest{
+		ID: c.id, ServerName: c.cfg.ServerName, NextProtos: c.cfg.NextProtos, TransportParams: params,
+		Remote: c.path.remote, Timeout: c.cfg.handshakeTimeout(), Options: c.cfg.HandshakeOptions,
+	}, c.sink)
+	c.sentParams = true
+}
+
+// initFlow sets the receive limits that our transport parameters announce.
+func (c *Conn) initFlow() {
+	c.flow.window = uint64(c.cfg.connWindow())
+	c.flow.max = c.flow.window
+	c.streams.peerLimit = [2]uint64{uint64(c.cfg.streamsBidi()), uint64(c.cfg.streamsUni())}
+	c.streams.peerMax = c.streams.peerLimit
+	c.acct.lateMax = c.cfg.outOfOrder(c.admitted)
+	c.acct.heldMax = int(2*c.cfg.maxConnWindow()) + c.cfg.outOfOrder(true)
+}
+
+// localParams are our transport parameters (RFC 9000, Section 18.2).
+func (c *Conn) localParams() *wire.TransportParams {
+	cfg := c.cfg
+	p := &wire.TransportParams{
+		InitialSrc: c.ids.local[0].id, HasInitialSrc: true,
+		MaxIdleTimeout: cfg.idleTimeout(), MaxUDPPayload: cfg.maxReceived(),
+		InitialMaxData:                 uint64(cfg.connWindow()),
+		InitialMaxStreamDataBidiLocal:  uint64(cfg.streamWindow()),
+		InitialMaxStreamDataBidiRemote: uint64(cfg.streamWindow()),
+		InitialMaxStreamDataUni:        uint64(cfg.streamWindow()),
+		InitialMaxStreamsBidi:          uint64(cfg.streamsBidi()),
+		InitialMaxStreamsUni:           uint64(cfg.streamsUni()),
+		AckDelayExponent:               ackDelayExponent,
+		MaxAckDelay:                    localMaxAckDelay,
+		ActiveConnIDLimit:              localConnIDLimit,
+	}
+	if c.server {
+		p.OriginalDst, p.HasOriginalDst = c.originalDst, true
+		p.RetrySrc, p.HasRetrySrc = c.retrySrc, c.retried
+		p.ResetToken, p.HasResetToken = resetToken(c.ep.resetKey, c.ids.local[0].id), true
+	}
+	return p
+}
+
+// onCrypto handles a CRYPTO frame.
+func (c *Conn) onCrypto(space recovery.Space, off uint64, data []byte) error {
+	s := &c.crypto[space]
+	if space == recovery.AppData {
+		// A server's TLS has nothing to receive after the handshake, and a client
+		// only session tickets: endless messages end here (RFC 9000, Section 7.5).
+		if c.server {
+			return c.fail(CryptoErrorBase+TransportErrorCode(AlertUnexpectedMessage), wire.FrameCrypto, "TLS message after the handshake")
+		}
+		if off+uint64(len(data)) > maxCryptoPost {
+			return c.fail(CryptoBufferExceeded, wire.FrameCrypto, "too many TLS messages after the handshake")
+		}
+	}
+	if !s.receive(off, data) {
+		return c.fail(CryptoBufferExceeded, wire.FrameCrypto, "CRYPTO data too far ahead")
+	}
+	c.feedCrypto(space)
+	return nil
+}
+
+// feedCrypto hands contiguous CRYPTO bytes to TLS, after routing where this
+// end is a server that has not routed yet.
+func (c *Conn) feedCrypto(space recovery.Space) {
+	s := &c.crypto[space]
+	b := s.ready()
+	if len(b) == 0 {
+		return
+	}
+	if c.hs == nil {
+		if !c.server || space != recovery.Initial || !c.route(b) {
+			return
+		}
+	}
+	if space == recovery.AppData {
+		if b = c.ticketMessages(b); len(b) == 0 {
+			return
+		}
+	}
+	c.hs.Crypto(levelOf(space), b)
+	s.take(len(b))
+}
+
+// msgNewSessionTicket is the one TLS message that may follow the handshake.
+const msgNewSessionTicket = 4
+
+// ticketMessages returns the whole messages at the start of b. RFC 9001, Section 6:
+// "Endpoints MUST treat the receipt of a TLS KeyUpdate message as a connection
+// error of type 0x010a". No other message is expected either: client
+// authentication after the handshake is not allowed (Section 4.4).
+func (c *Conn) ticketMessages(b []byte) []byte {
+	n := 0
+	for len(b)-n >= 4 {
+		if b[n] != msgNewSessionTicket {
+			_ = c.fail(CryptoErrorBase+TransportErrorCode(AlertUnexpectedMessage), wire.FrameCrypto, "unexpected TLS message after the handshake")
+			return nil
+		}
+		size := 4 + int(b[n+1])<<16 + int(b[n+2])<<8 + int(b[n+3])
+		if size > len(b)-n {
+			break
+		}
+		n += size
+	}
+	return b[:n]
+}
+
+// route chooses the configuration by the ClientHello, once it is whole, and
+// starts TLS. It reports whether TLS was started.
+func (c *Conn) route(b []byte) bool {
+	ch, complete, err := wire.ParseClientHello(b)
+	if err != nil {
+		_ = c.fail(CryptoErrorBase+50, wire.FrameCrypto, "malformed ClientHello") // decode_error
+		return false
+	}
+	if !complete {
+		return false
+	}
+	c.hello = &ClientHelloInfo{ServerName: ch.ServerName, ALPN: ch.ALPN, SessionTicket: ch.SessionTicket,
+		Remote: c.path.remote, Local: c.ep.localAddr(c.path.local)}
+	if f := c.cfg.GetConfigForClient; f != nil {
+		cfg, err := f(c.hello)
+		if err != nil || cfg == nil {
+			c.refuse(err)
+			return false
+		}
+		c.cfg = cfg
+	}
+	if !slices.ContainsFunc(ch.ALPN, func(p string) bool { return slices.Contains(c.cfg.NextProtos, p) }) {
+		// RFC 9001, Section 8.1: "When using ALPN, endpoints MUST immediately close
+		// a connection with a no_application_protocol TLS alert [...] if an
+		// application protocol is not negotiated."
+		c.refuse(&AlertError{Alert: AlertNoApplicationProtocol})
+		return false
+	}
+	c.initFlow()
+	c.hs = c.cfg.Handshaker.Handshake(&HandshakeRequest{
+		ID: c.id, Server: true, ServerName: ch.ServerName, NextProtos: c.cfg.NextProtos,
+		Remote: c.path.remote, Timeout: c.cfg.handshakeTimeout(), Options: c.cfg.HandshakeOptions, ClientHello: c.hello,
+	}, c.sink)
+	return true
+}
+
+// refuse closes with the alert that routing asked for.
+func (c *Conn) refuse(err error) {
+	var te *TransportError
+	if errors.As(err, &te) {
+		_ = c.fail(te.Code, wire.FrameCrypto, te.Reason)
+		return
+	}
+	alert, reason := AlertNoApplicationProtocol, ""
+	var ae *AlertError
+	if errors.As(err, &ae) {
+		alert, reason = ae.Alert, ae.Reason
+	}
+	_ = c.fail(CryptoErrorBase+TransportErrorCode(alert), wire.FrameCrypto, reason)
+}
+
+// onHandshakeEvent takes one step of TLS.
+func (c *Conn) onHandshakeEvent(e *HandshakeEvent) {
+	if c.state >= stateClosing {
+		clear(e.Data)
+		return
+	}
+	switch e.Kind {
+	case EventCrypto:
+		c.crypto[spaceOf(e.Level)].write(e.Data)
+		c.dirty = true
+	case EventSecret:
+		c.onSecret(e)
+		clear(e.Data)
+	case EventPeerTransportParams:
+		c.onPeerParams(e.Data)
+	case EventDone:
+		c.pendingTLS = e.TLS
+		c.maybeComplete()
+	case EventFailed:
+		alert := e.Alert
+		if alert == 0 {
+			alert = AlertInternalError
+		}
+		err := e.Err
+		if err == nil {
+			err = errors.New("the handshake failed without a reason")
+		}
+		c.shutdown(&HandshakeError{Alert: alert, Err: err})
+	}
+}
+
+func (c *Conn) onSecret(e *HandshakeEvent) {
+	if e.Level == LevelEarly || e.Level == LevelInitial {
+		return // 0-RTT is never used
+	}
+	key, err := protect.NewKey(c.version, e.Suite, e.Data)
+	if err != nil {
+		c.shutdown(&HandshakeError{Alert: AlertHandshakeFailure, Err: err})
+		return
+	}
+	if e.Level == LevelApp {
+		err = c.app.install(e.Write, key)
+	} else if e.Write {
+		c.keys[recovery.Handshake].tx = key
+	} else {
+		c.keys[recovery.Handshake].rx = key
+	}
+	if err != nil {
+		c.shutdown(&HandshakeError{Alert: AlertInternalError, Err: err})
+		return
+	}
+	if e.Write {
+		c.level = max(c.level, e.Level)
+	}
+	c.dirty = true
+	if !e.Write && e.Level == LevelHandshake {
+		c.retryEarly()
+	}
+	c.maybeComplete()
+}
+
+// onPeerParams validates and applies the peer's transport parameters.
+func (c *Conn) onPeerParams(b []byte) {
+	p, err := wire.ParseTransportParams(b, !c.server)
+	if err == nil {
+		err = c.checkParams(&p)
+	}
+	if err != nil {
+		_ = c.fail(TransportParameterError, 0, err.Error())
+		return
+	}
+	c.peerParams, c.haveParams = p, true
+	c.ids.peerLimit = max(p.ActiveConnIDLimit, 2)
+	c.flow.sendMax = p.InitialMaxData
+	c.streams.max = [2]uint64{p.InitialMaxStreamsBidi, p.InitialMaxStreamsUni}
+	for _, s := range c.streams.all {
+		if s.local() && s.bidi() {
+			s.snd.max = p.InitialMaxStreamDataBidiRemote
+		}
+	}
+	if p.HasResetToken && !c.server && len(c.ids.remote) > 0 {
+		c.ids.remote[0].token, c.ids.remote[0].hasToken = p.ResetToken, true
+		c.watchReset()
+	}
+	c.loss.SetMaxAckDelay(p.MaxAckDelay)
+	for i := range c.streams.opening {
+		c.streams.opening[i].open()
+	}
+	if c.server {
+		c.hs.TransportParams(c.localParams().Append(nil, true))
+		c.sentParams = true
+	}
+}
+
+// checkParams authenticates connection IDs.
+// RFC 9000, Section 7.3: "An endpoint MUST treat the following as a connection
+// error of type TRANSPORT_PARAMETER_ERROR or PROTOCOL_VIOLATION: [...] absence
+// of the initial_source_connection_id transport parameter from either endpoint
+// [...] a mismatch between values received from a peer in these transport
+// parameters and the value sent in the corresponding Destination or Source
+// Connection ID fields of Initial packets."
+func (c *Conn) checkParams(p *wire.TransportParams) error {
+	if !p.HasInitialSrc || len(c.ids.remote) == 0 || p.InitialSrc != c.ids.remote[0].id {
+		return errors.New("initial_source_connection_id does not match")
+	}
+	if c.server {
+		return nil
+	}
+	if !p.HasOriginalDst || p.OriginalDst != c.originalDst {
+		return errors.New("original_destination_connection_id does not match")
+	}
+	if p.HasRetrySrc != c.retried || c.retried && p.RetrySrc != c.retrySrc {
+		return errors.New("retry_source_connection_id does not match")
+	}
+	return nil
+}
+
+// maybeComplete ends the handshake once TLS is done and both 1-RTT keys are
+// there; crypto/tls reports the reading one last.
+func (c *Conn) maybeComplete() {
+	t := c.pendingTLS
+	if t == nil || c.app.rx == nil || c.app.tx == nil || c.state != stateHandshake {
+		return
+	}
+	if !c.haveParams {
+		// RFC 9001, Section 8.2: "endpoints that receive ClientHello or
+		// EncryptedExtensions messages without the quic_transport_parameters extension
+		// MUST close the connection with an error of type 0x016d".
+		_ = c.fail(CryptoErrorBase+TransportErrorCode(AlertMissingExtension), 0, "no transport parameters")
+		return
+	}
+	c.tls = t
+	c.state = stateOpen
+	c.setIdle()
+	c.raiseMTU()
+	if c.server {
+		if !c.cfg.ManualAdmit {
+			c.admit()
+		}
+		c.ep.onHandshakeDone(c)
+		if c.state != stateOpen {
+			return // refused: nobody has room for it
+		}
+	} else {
+		c.admit()
+	}
+	close(c.ready)
+	c.retryEarly()
+	c.dirty = true
+}
+
+// setIdle applies the idle timeout. RFC 9000, Section 10.1: "Each endpoint
+// advertises a max_idle_timeout, but the effective value at an endpoint is
+// computed as the minimum of the two advertised values".
+func (c *Conn) setIdle() {
+	c.idle = c.cfg.idleTimeout()
+	if p := c.peerParams.MaxIdleTimeout; p > 0 && p < c.idle {
+		c.idle = p
+	}
+}
+
+// admit lets the application have the connection.
+func (c *Conn) admit() {
+	c.admitted = true
+	c.acct.lateMax = c.cfg.outOfOrder(true)
+	c.issueIDs()
+	for i := range c.streams.accept {
+		c.streams.accept[i].open()
+	}
+	if c.server {
+		// RFC 9001, Section 4.1.2: "the TLS handshake is considered confirmed at
+		// the server when the handshake completes. The server MUST send a
+		// HANDSHAKE_DONE frame as soon as the handshake is complete." Here that is
+		// when the client was also found to be allowed.
+		c.hsDone = true
+		c.confirm()
+		c.hs.Ticket()
+	}
+	c.dirty = true
+}
+
+func (c *Conn) confirm() {
+	if c.confirmed {
+		return
+	}
+	c.confirmed = true
+	c.validatePath()
+	c.peerVerified = true
+	// RFC 9001, Section 4.9.2: "An endpoint MUST discard its Handshake keys when
+	// the TLS handshake is confirmed".
+	c.dropSpace(recovery.Initial)
+	c.dropSpace(recovery.Handshake)
+	c.early = nil
+}
+
+// dropSpace forgets the keys of a packet number space and what is in flight there.
+func (c *Conn) dropSpace(space recovery.Space) {
+	k := &c.keys[space]
+	if k.dropped {
+		return
+	}
+	k.drop()
+	c.loss.Drop(space, func(*recovery.SentPacket) {})
+	c.crypto[space] = cryptoStream{}
+	c.probes[space] = 0
+	c.dirty = true
+}
+
+// onVersionNegotiation ends a client's attempt. RFC 9000, Section 6.2: "A client
+// MUST discard any Version Negotiation packet if it has received and
+// successfully processed any other packet [...] A client MUST discard a
+// Version Negotiation packet that lists the QUIC version selected by the client."
+func (c *Conn) onVersionNegotiation(h *wire.LongHeader) {
+	if c.server || len(c.ids.remote) > 0 || c.retried || !c.ownDst(h.Dst) || h.Src != c.ids.initial {
+		return
+	}
+	var offered []uint32
+	for i := range h.NumVersions() {
+		v := h.VersionAt(i)
+		if v == c.version {
+			return
+		}
+		offered = append(offered, uint32(v))
+	}
+	c.abandon(&VersionError{Versions: offered})
+}
+
+func (c *Conn) ownDst(id wire.ConnID) bool {
+	return slices.ContainsFunc(c.ids.local, func(l localID) bool { return l.id == id })
+}
+
+// onRetry starts over with the server's token (RFC 9000, Section 17.2.5).
+func (c *Conn) onRetry(b []byte, h *wire.LongHeader) {
+	// "A client MUST accept and process at most one Retry packet for each
+	// connection attempt. After the client has received and processed an Initial
+	// or Retry packet from the server, it MUST discard any subsequent Retry
+	// packets that it receives."
+	if c.server || c.retried || len(c.ids.remote) > 0 || h.Version != c.version || !c.ownDst(h.Dst) || h.Src == c.ids.initial {
+		return
+	}
+	tag := protect.RetryTag(c.version, c.ids.initial, b[:len(b)-16])
+	if !constantTimeEqual(tag, [16]byte(h.RetryTag)) {
+		c.ep.stats.DropDecrypt.Add(1)
+		return
+	}
+	c.retried = true
+	c.retrySrc = h.Src
+	c.ids.initial = h.Src
+	c.token = append([]byte(nil), h.Token...)
+	c.keys[recovery.Initial] = initialKeys(c.version, h.Src, false)
+	c.loss.OnRetry(func(*recovery.SentPacket) {})
+	c.crypto[recovery.Initial].rewind()
+	c.lastHeard = c.now()
+	c.dirty = true
+}

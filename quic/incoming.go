@@ -1,0 +1,247 @@
+package quic
+
+import (
+	"crypto/rand"
+	"sync"
+	"time"
+
+	"github.com/quic-fsgw/quic-fsgw/quic/protect"
+	"github.com/quic-fsgw/quic-fsgw/quic/recovery"
+	"github.com/quic-fsgw/quic-fsgw/quic/udp"
+	"github.com/quic-fsgw/quic-fsgw/quic/wire"
+)
+
+// Datagrams for no connection we know (RFC 9000, Section 5.2):
+//
+//   - an Initial starts a connection, is answered with Retry, or is refused;
+//   - a version we do not speak is answered with Version Negotiation;
+//   - the end of a stateless reset is looked for;
+//   - anything else is answered with a stateless reset, not too often.
+//
+// Nothing here keeps state for an address that was not validated but the
+// connection that an authentic Initial starts, and those are bounded.
+
+func (e *Endpoint) unknown(s *shard, r *rxBatch, id wire.ConnID) {
+	for data := r.data; len(data) > 0; {
+		n := min(r.segment, len(data))
+		b := data[:n:n]
+		data = data[n:]
+		if !wire.IsLong(b[0]) {
+			e.unknownShort(s, b, r, id)
+			continue
+		}
+		v, dst, src, _, ok := wire.ParseInvariant(b)
+		if !ok {
+			e.stats.DropHeader.Add(1)
+			continue
+		}
+		cfg := e.cfg.Load()
+		if cfg == nil || e.closing.Load() {
+			e.stats.DropUnknown.Add(1)
+			continue
+		}
+		if v != wire.Version1 {
+			e.negotiate(s, b, r, v, dst, src)
+			continue
+		}
+		h, err := wire.ParseLong(b)
+		if err != nil || h.Type != wire.PacketInitial {
+			e.stats.DropUnknown.Add(1)
+			continue
+		}
+		rest := *r
+		rest.data = r.data[len(r.data)-len(data)-n:]
+		e.initial(s, cfg, b, &h, &rest)
+		return
+	}
+}
+
+// initial handles the first Initial of a connection.
+func (e *Endpoint) initial(s *shard, cfg *Config, b []byte, h *wire.LongHeader, r *rxBatch) {
+	// RFC 9000, Section 14.1: too small a datagram is discarded. Section 7.2: "This
+	// Destination Connection ID MUST be at least 8 bytes in length."
+	if len(b) < minDatagram || h.Dst.Len() < 8 {
+		e.stats.DropSmallInitial.Add(1)
+		return
+	}
+	tok, valid := e.tokens.open(h.Token, r.remote.Addr(), time.Now())
+	if len(h.Token) > 0 && !valid && tokenLooksOurs(h.Token) {
+		// Section 8.1.2: "the server SHOULD immediately close the connection with an
+		// INVALID_TOKEN error" for a Retry token that is not valid.
+		e.refuse(s, h, r, InvalidToken)
+		return
+	}
+	e.mu.RLock()
+	under := e.handshaking
+	e.mu.RUnlock()
+	if !valid && (cfg.Retry == RetryAlways || cfg.Retry == RetryAuto && under >= cfg.maxHandshakes()/4) {
+		e.sendRetry(s, h, r)
+		return
+	}
+	if under >= cfg.maxHandshakes() {
+		e.stats.Refused.Add(1)
+		e.refuse(s, h, r, ConnectionRefused)
+		return
+	}
+	c := newConn(e, s, cfg, true, h.Version)
+	c.lock()
+	c.ids.initial = h.Src
+	c.ids.peerLimit = 2
+	if valid {
+		c.setID(tok.originalDst)
+		c.retrySrc, c.retried = h.Dst, true
+	} else {
+		c.setID(h.Dst)
+	}
+	c.path.init(0, r.remote, r.local, r.ifIndex, cfg.initialRTT())
+	c.path.validated = valid
+	c.keys[recovery.Initial] = initialKeys(h.Version, h.Dst, true)
+	c.firstDst = h.Dst
+	id, ok := e.newConnID(s, c)
+	if !ok {
+		c.mu.Unlock()
+		return
+	}
+	c.ids.local = []localID{{id: id}}
+	c.ids.nextLocal = 1
+	if other := e.register(h.Dst, c); other != nil {
+		// Another shard's reader was quicker.
+		e.unregister(id, c)
+		c.mu.Unlock()
+		if other.receive(r) {
+			other.flushLate()
+		}
+		return
+	}
+	e.addLive(c)
+	c.processBatch(r)
+	if len(c.ids.remote) == 0 && c.state < stateClosing {
+		// Nothing in it was authentic: forget it without a word.
+		c.abandon(&TransportError{Code: ProtocolViolation, Reason: "first packet is not authentic"})
+		e.stats.DropDecrypt.Add(1)
+	} else {
+		e.stats.Started.Add(1)
+		c.dirty = true
+		c.setTimer()
+	}
+	c.unlock()
+	c.pump()
+}
+
+// sendRetry answers an Initial with a Retry (RFC 9000, Section 8.1.2).
+func (e *Endpoint) sendRetry(s *shard, h *wire.LongHeader, r *rxBatch) {
+	var first [1]byte
+	_, _ = rand.Read(first[:])
+	id, err := e.layout.Append(nil, s.index, s.gen, rand.Reader)
+	if err != nil {
+		return
+	}
+	scid, _ := wire.MakeConnID(id)
+	token := e.tokens.seal(h.Dst, r.remote.Addr(), time.Now())
+	b := wire.AppendRetry(make([]byte, 0, 256), h.Version, h.Src, scid, token, first[0])
+	tag := protect.RetryTag(h.Version, h.Dst, b)
+	b = append(b, tag[:]...)
+	e.stats.Retries.Add(1)
+	e.reply(s, r, b)
+}
+
+// refuse answers an Initial with CONNECTION_CLOSE, keeping nothing.
+func (e *Endpoint) refuse(s *shard, h *wire.LongHeader, r *rxBatch, code TransportErrorCode) {
+	_, tx := protect.InitialKeys(h.Version, h.Dst.Append(nil))
+	id, err := e.layout.Append(nil, s.index, s.gen, rand.Reader)
+	if err != nil {
+		return
+	}
+	scid, _ := wire.MakeConnID(id)
+	b, lengthAt := wire.AppendLong(make([]byte, 0, 256), wire.PacketInitial, h.Version, h.Src, scid, nil, 0, 2)
+	hdr := len(b)
+	b = wire.AppendConnectionClose(b, false, uint64(code), 0, nil)
+	wire.SetLength(b, lengthAt, 2+len(b)-hdr+protect.TagLen)
+	b = tx.Seal(b[:hdr], b[hdr:], b[:hdr], 0)
+	tx.ProtectHeader(b, hdr-2, 2)
+	e.reply(s, r, b)
+}
+
+// negotiate answers a version we do not speak. RFC 9000, Section 6.1: "A server
+// MUST NOT send more than one Version Negotiation packet in response to a
+// single UDP datagram", and only to one large enough to start a connection.
+func (e *Endpoint) negotiate(s *shard, b []byte, r *rxBatch, v wire.Version, dst, src []byte) {
+	if v == 0 || len(b) < minDatagram {
+		e.stats.DropVersion.Add(1)
+		return
+	}
+	var random [5]byte
+	_, _ = rand.Read(random[:])
+	grease := wire.ReservedVersion(uint32(random[1])<<24 | uint32(random[2])<<16 | uint32(random[3])<<8 | uint32(random[4]))
+	out := wire.AppendVersionNegotiation(make([]byte, 0, 64), src, dst, []wire.Version{wire.Version1, grease}, random[0])
+	e.stats.VersionNegotiations.Add(1)
+	e.reply(s, r, out)
+}
+
+// Sizes of a Stateless Reset (RFC 9000, Section 10.3). A shorter one is not
+// recognised, a longer one serves nothing.
+const (
+	minResetLen = 21
+	maxResetLen = 42
+)
+
+// unknownShort looks for a stateless reset of ours, or answers with one.
+func (e *Endpoint) unknownShort(s *shard, b []byte, r *rxBatch, id wire.ConnID) {
+	if len(b) >= minResetLen {
+		tail := [16]byte(b[len(b)-16:])
+		e.mu.RLock()
+		c := e.resets[tail]
+		e.mu.RUnlock()
+		if c != nil {
+			// Perhaps: the connection compares it with the tokens of its addresses.
+			one := *r
+			one.data = b
+			if c.receive(&one) {
+				c.flushLate()
+			}
+			return
+		}
+	}
+	e.stats.DropUnknown.Add(1)
+	// RFC 9000, Section 10.3.3: "An endpoint MUST ensure that every Stateless Reset
+	// that it sends is smaller than the packet that triggered it", and 10.3: "An
+	// endpoint that sends a Stateless Reset in response to a packet that is 43 bytes
+	// or shorter SHOULD send a Stateless Reset that is one byte shorter than the
+	// packet it responds to."
+	size := min(len(b)-1, maxResetLen)
+	if e.cfg.Load() == nil || size < minResetLen || !e.resetsSent.allow(time.Now(), 100) {
+		return
+	}
+	out := make([]byte, size)
+	_, _ = rand.Read(out)
+	out[0] = out[0]&0x3f | 0x40
+	t := resetToken(e.resetKey, id)
+	copy(out[size-len(t):], t[:])
+	e.stats.ResetsSent.Add(1)
+	e.reply(s, r, out)
+}
+
+// reply sends one datagram back to where r came from.
+func (e *Endpoint) reply(s *shard, r *rxBatch, b []byte) {
+	m := udp.SendMsg{Data: b, Remote: r.remote, Local: r.local, IfIndex: r.ifIndex}
+	if err := s.conn().Send(&m); err != nil {
+		e.stats.SendErrors.Add(1)
+	}
+}
+
+// A rateLimit allows n events a second.
+type rateLimit struct {
+	mu    sync.Mutex
+	start time.Time
+	count int
+}
+
+func (l *rateLimit) allow(now time.Time, n int) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if now.Sub(l.start) >= time.Second {
+		l.start, l.count = now, 0
+	}
+	l.count++
+	return l.count <= n
+}

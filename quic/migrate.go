@@ -1,0 +1,189 @@
+package quic
+
+import (
+	"crypto/rand"
+	"time"
+
+	"github.com/quic-fsgw/quic-fsgw/quic/recovery"
+)
+
+// onOtherAddress handles an authentic 1-RTT packet from an address that is
+// not the path's (RFC 9000, Section 9): a NAT that has rebound, or a client
+// that has moved.
+func (c *Conn) onOtherAddress(src *packetSource, moves bool) {
+	if !c.server || !c.confirmed {
+		return
+	}
+	// RFC 9000, Section 9.3: "An endpoint only changes the address to which it
+	// sends packets in response to the highest-numbered non-probing packet."
+	if !moves {
+		return
+	}
+	if c.prev != nil && c.prev.remote == src.remote {
+		// back where it was validated before
+		c.goBack()
+		return
+	}
+	old := c.path
+	c.paths++
+	var p path
+	p.init(c.paths, src.remote, src.local, src.ifIndex, c.cfg.initialRTT())
+	if old.remote.Addr() == src.remote.Addr() {
+		// Section 9.4: "Because port-only changes are commonly the result of NAT
+		// rebinding or other middlebox activity, the endpoint MAY instead retain its
+		// congestion control state and round-trip estimate in those cases".
+		p.rtt, p.cc, p.pacer, p.mtu = old.rtt, old.cc, old.pacer, old.mtu
+	}
+	p.received, p.sent = uint64(src.size), uint64(src.replied)
+	if old.validated {
+		// Section 9.3.3: "In response to an apparent migration, endpoints MUST validate
+		// the previously active path using a PATH_CHALLENGE frame." If the peer is
+		// still there, its answer is the newest packet and brings us back.
+		_, _ = rand.Read(old.challenge[:]) // never fails
+		old.challenging, old.needChallenge = false, true
+		c.prev = &old
+	}
+	c.path = p
+	c.stats.PathChanges++
+	c.loss.OnPathChange(p.id)
+	c.startChallenge(&c.path)
+	// Section 9.5: a new path gets a connection ID of its own, where there is one.
+	if old.remote.Addr() != src.remote.Addr() {
+		c.nextRemote()
+	}
+	c.log.Debug("peer address changed", "from", old.remote, "to", src.remote)
+}
+
+// startChallenge begins to validate a path (RFC 9000, Section 8.2).
+func (c *Conn) startChallenge(p *path) {
+	_, _ = rand.Read(p.challenge[:]) // never fails
+	now := c.now()
+	p.challenging, p.needChallenge, p.challengeSmall = true, true, false
+	p.challengeSent = now
+	// Section 8.2.4: "a timer of three times the larger of the current PTO or the
+	// PTO for the new path".
+	p.challengeUntil = now.Add(3 * max(c.pto(), p.rtt.PTO(c.maxAckDelay()), 333*time.Millisecond))
+	c.dirty = true
+}
+
+// onPathChallenge answers on the path the challenge came by. Only the newest
+// challenge is remembered, so that a flood of them is answered once a flush.
+func (c *Conn) onPathChallenge(src *packetSource, data [8]byte) {
+	p := &c.path
+	if src.remote != p.remote {
+		if c.prev == nil || src.remote != c.prev.remote {
+			// A probe from elsewhere (Section 9.1): answer it there, once, within three
+			// times what it brought, however many challenges the datagram holds.
+			if src.replied == 0 {
+				c.answerProbe(src, data)
+			}
+			return
+		}
+		p = c.prev
+	}
+	p.response, p.needResponse = data, true
+	c.dirty = true
+}
+
+// onPathResponse ends validation. Section 8.2.3: "Path validation succeeds when
+// a PATH_RESPONSE frame is received that contains the data that was sent in a
+// previous PATH_CHALLENGE frame."
+func (c *Conn) onPathResponse(data [8]byte) {
+	p := &c.path
+	if !p.challenging || data != p.challenge {
+		return
+	}
+	p.challenging, p.needChallenge = false, false
+	p.validated = true
+	c.dirty = true
+	if p.challengeSmall {
+		// Section 8.2.1: "To ensure that the path MTU is large enough, the endpoint
+		// MUST perform a second path validation by sending a PATH_CHALLENGE frame in a
+		// datagram of at least 1200 bytes."
+		c.startChallenge(p)
+		return
+	}
+	if c.prev != nil {
+		// Not logged before: a peer can claim an address with every packet.
+		c.log.Info("peer address changed", "from", c.prev.remote, "to", p.remote)
+	}
+	c.prev = nil
+	c.raiseMTU()
+	c.ep.onPathValidated(c)
+}
+
+// goBack returns to the last validated path.
+func (c *Conn) goBack() {
+	c.path, c.prev = *c.prev, nil
+	c.loss.OnPathChange(c.path.id)
+	c.dirty = true
+}
+
+// checkChallenge repeats or gives up validation. Section 9.3.2: "if validation
+// of a new peer address fails [...] the endpoint MUST revert to using the last
+// validated peer address".
+func (c *Conn) checkChallenge() {
+	p := &c.path
+	now := c.now()
+	if !p.challenging {
+		return
+	}
+	if now.Before(p.challengeUntil) {
+		if now.Sub(p.challengeSent) >= p.rtt.PTO(c.maxAckDelay()) {
+			p.needChallenge = true
+			p.challengeSent = now
+			c.dirty = true
+		}
+		return
+	}
+	p.challenging, p.needChallenge = false, false
+	if c.prev != nil {
+		c.log.Debug("peer address did not answer, going back", "from", p.remote, "to", c.prev.remote)
+		c.goBack()
+		return
+	}
+	c.abandon(&TransportError{Code: NoViablePath, Reason: "the peer's address did not answer a path challenge"})
+}
+
+// raiseMTU starts the search for a larger datagram once the handshake is over.
+func (c *Conn) raiseMTU() {
+	p := &c.path
+	target := c.cfg.maxDatagram()
+	if c.haveParams {
+		// RFC 9000, Section 18.2: max_udp_payload_size limits what may be sent.
+		target = min(target, int(min(c.peerParams.MaxUDPPayload, maxDatagramSize)))
+	}
+	if target > p.mtu {
+		p.mtuTarget, p.mtuProbes = target, 0
+	}
+}
+
+// maxMTUProbes is how often a size is tried (RFC 8899, Section 5.1.2: MAX_PROBES).
+const maxMTUProbes = 3
+
+func (c *Conn) onMTUProbe(p *recovery.SentPacket, arrived bool) {
+	q := &c.path
+	if p.Path != q.id || !q.mtuPending {
+		return
+	}
+	q.mtuPending = false
+	if arrived {
+		if int(p.Size) > q.mtu {
+			q.setMTU(int(p.Size))
+		}
+		q.mtuTarget = 0
+		return
+	}
+	if q.mtuProbes >= maxMTUProbes {
+		q.mtuTarget = 0 // the path does not carry it
+	}
+}
+
+// checkBlackHole falls back to the smallest datagram when larger ones only get lost.
+func (c *Conn) checkBlackHole() {
+	if p := &c.path; p.mtu > minDatagram && c.loss.PTOCount() >= 3 {
+		p.setMTU(minDatagram)
+		p.mtuTarget = 0
+		c.stats.BlackHoles++
+	}
+}

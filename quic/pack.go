@@ -1,0 +1,302 @@
+package quic
+
+import (
+	"slices"
+	"time"
+
+	"github.com/quic-fsgw/quic-fsgw/quic/protect"
+	"github.com/quic-fsgw/quic-fsgw/quic/recovery"
+	"github.com/quic-fsgw/quic-fsgw/quic/wire"
+)
+
+// Building packets. A packet is put together speculatively and abandoned when
+// it turns out empty. It is sealed straight from the stream's chunk: the frame
+// headers are written for that moment into the bytes in front of the range,
+// which are saved and put back (see sealBorrowed).
+
+// What a 1-RTT packet may carry.
+const (
+	packAcks  = iota // only what congestion control does not count
+	packAll          // everything
+	packProbe        // everything, and PING rather than nothing (RFC 9002, Section 6.2.4)
+)
+
+const ackDelayExponent = 3
+
+// ackDue tells whether a space's ACK must go out now.
+func (c *Conn) ackDue(space recovery.Space) bool {
+	r := &c.recv[space]
+	if r.NeedAckNow() {
+		return true
+	}
+	d := r.AckDeadline()
+	return !d.IsZero() && !c.now().Before(d)
+}
+
+func (c *Conn) ackPending(space recovery.Space) bool {
+	return c.recv[space].NeedAckNow() || !c.recv[space].AckDeadline().IsZero()
+}
+
+// appendAck appends an ACK frame if one is pending.
+func (c *Conn) appendAck(b []byte, space recovery.Space, room int, pkt *recovery.SentPacket) []byte {
+	r := &c.recv[space]
+	if !c.ackPending(space) {
+		return b
+	}
+	ranges := r.Ranges()
+	delay := uint64(0)
+	if space == recovery.AppData {
+		delay = uint64(r.Delay(c.now())/time.Microsecond) >> ackDelayExponent
+	}
+	c.wireRanges = c.wireRanges[:0]
+	for _, x := range ranges {
+		c.wireRanges = append(c.wireRanges, wire.AckRange(x))
+	}
+	out := wire.AppendAck(b, c.wireRanges, delay, r.ECNCounts(), room)
+	if len(out) > len(b) {
+		pkt.Add(recovery.Record{Kind: recAck, Off: ranges[0].Largest})
+	}
+	return out
+}
+
+// wantsSpace tells whether the Initial or Handshake space has something to send.
+func (c *Conn) wantsSpace(space recovery.Space) bool {
+	return c.keys[space].tx != nil && (c.crypto[space].wants() || c.ackPending(space) || c.probes[space] > 0)
+}
+
+// buildCoalesced builds one datagram of Initial and Handshake packets in b[:cap].
+func (c *Conn) buildCoalesced(b []byte) int {
+	initial := c.wantsSpace(recovery.Initial)
+	handshake := c.wantsSpace(recovery.Handshake)
+	if initial {
+		// RFC 9000, Section 14.1: "A client MUST expand the payload of all UDP
+		// datagrams carrying Initial packets to at least the smallest allowed
+		// maximum datagram size"; servers do for ack-eliciting ones. The last packet
+		// of the datagram takes the padding.
+		sp := c.crypto[recovery.Initial].pending()
+		last := !handshake || sp.end-sp.start > minDatagram/2
+		b = c.buildLong(b, recovery.Initial, last)
+		if last {
+			return len(b)
+		}
+	}
+	if handshake {
+		b = c.buildLong(b, recovery.Handshake, initial)
+		if !c.server && len(b) > 0 {
+			// RFC 9001, Section 4.9.1: "a client MUST discard Initial keys when it first
+			// sends a Handshake packet".
+			c.dropSpace(recovery.Initial)
+		}
+	}
+	return len(b)
+}
+
+// buildLong appends an Initial or Handshake packet to b, within cap(b).
+func (c *Conn) buildLong(b []byte, space recovery.Space, pad bool) []byte {
+	typ := wire.PacketInitial
+	var token []byte
+	if space == recovery.Handshake {
+		typ = wire.PacketHandshake
+	} else {
+		token = c.token
+	}
+	k := &c.keys[space]
+	pn := c.loss.NextPN(space)
+	pnLen := wire.PacketNumberLen(pn, c.loss.LargestAcked(space))
+	start := len(b)
+	b, lengthAt := wire.AppendLong(b, typ, c.version, c.dst(), c.ids.local[0].id, token, pn, pnLen)
+	hdr := len(b)
+	room := cap(b) - hdr - protect.TagLen
+	if room < 8 {
+		return b[:start]
+	}
+	pkt := recovery.SentPacket{PN: pn, Path: c.path.id}
+	b = c.appendAck(b, space, room, &pkt)
+	b = c.appendCrypto(b, space, cap(b)-protect.TagLen, &pkt)
+	if c.probes[space] > 0 && !pkt.AckEliciting {
+		b = wire.AppendPing(b)
+		pkt.AckEliciting = true
+	}
+	if len(b) == hdr {
+		return b[:start]
+	}
+	c.probes[space] = max(0, c.probes[space]-1)
+	if pad && (!c.server || pkt.AckEliciting) {
+		b = wire.AppendPadding(b, cap(b)-protect.TagLen-len(b))
+		pkt.InFlight = true
+	}
+	if short := 4 - pnLen - (len(b) - hdr); short > 0 {
+		b = wire.AppendPadding(b, short)
+	}
+	wire.SetLength(b[start:], lengthAt-start, pnLen+len(b)-hdr+protect.TagLen)
+	out := k.tx.Seal(b[:hdr], b[hdr:], b[start:hdr], pn)
+	k.tx.ProtectHeader(out[start:], hdr-pnLen-start, pnLen)
+	c.recordSent(space, &pkt, len(out)-start)
+	return out
+}
+
+// appendCrypto appends CRYPTO frames up to the limit on len(b).
+func (c *Conn) appendCrypto(b []byte, space recovery.Space, limit int, pkt *recovery.SentPacket) []byte {
+	s := &c.crypto[space]
+	for s.wants() {
+		sp := s.pending()
+		room := limit - len(b)
+		n := min(int(sp.end-sp.start), room-wire.CryptoHeaderLen(sp.start, room))
+		if n <= 0 {
+			return b
+		}
+		b = wire.AppendCryptoHeader(b, sp.start, n)
+		b = append(b, s.out[sp.start:sp.start+uint64(n)]...)
+		s.sent(sp.start, sp.start+uint64(n))
+		pkt.Add(recovery.Record{Kind: recCrypto, ID: uint64(space), Off: sp.start, Len: uint32(n)})
+		pkt.AckEliciting = true
+	}
+	return b
+}
+
+// recordSent tells loss recovery and congestion control of a sealed packet.
+func (c *Conn) recordSent(space recovery.Space, pkt *recovery.SentPacket, size int) {
+	pkt.Size = uint16(min(size, 65535))
+	pkt.Sent = c.now()
+	pkt.InFlight = pkt.InFlight || pkt.AckEliciting
+	pkt.PMTUProbe = c.probing
+	pkt.KeyPhase = c.app.generation
+	if pkt.NumRecords > 0 && pkt.At(0).Kind == recAck {
+		c.recv[space].OnAckSent(c.now())
+		if space == recovery.AppData && c.app.rxSeen && pkt.At(0).Off >= c.app.rxLowest {
+			c.app.answered = true
+		}
+		if pkt.AckEliciting {
+			c.recv[space].ElicitSent()
+		}
+	}
+	c.loss.Sent(c.now(), space, *pkt)
+	if pkt.InFlight {
+		c.path.cc.OnSent(c.now(), size, c.loss.InFlight())
+		c.path.pacer.Sent(c.now(), size) // ACKs alone are not paced (RFC 9002, Section 7.7)
+	}
+	if pkt.AckEliciting && c.lastSent.IsZero() {
+		c.lastSent = c.now()
+	}
+	c.stats.PacketsSent++
+}
+
+// canSeal tells whether packets of a level can be sent.
+func (c *Conn) canSeal(level Level) bool {
+	if level == LevelApp {
+		return c.app.tx != nil && c.tls != nil
+	}
+	return c.keys[spaceOf(level)].tx != nil
+}
+
+// sealSmall appends a packet of its own with the given frames to b: for
+// CONNECTION_CLOSE and path probes, off the hot path.
+func (c *Conn) sealSmall(b []byte, level Level, frames []byte) []byte {
+	space := spaceOf(level)
+	pn := c.loss.NextPN(space)
+	const pnLen = 4
+	start := len(b)
+	lengthAt := 0
+	key := c.app.tx
+	switch level {
+	case LevelApp:
+		b = wire.AppendShort(b, c.dst(), pn, pnLen, c.app.phase, false)
+	case LevelHandshake:
+		key = c.keys[space].tx
+		b, lengthAt = wire.AppendLong(b, wire.PacketHandshake, c.version, c.dst(), c.ids.local[0].id, nil, pn, pnLen)
+	default:
+		key = c.keys[space].tx
+		b, lengthAt = wire.AppendLong(b, wire.PacketInitial, c.version, c.dst(), c.ids.local[0].id, c.token, pn, pnLen)
+		frames = slices.Clip(frames)
+	}
+	hdr := len(b)
+	b = append(b, frames...)
+	if level == LevelInitial && !c.server {
+		// RFC 9000, Section 14.1: what is not ack-eliciting must be expanded by clients only.
+		b = wire.AppendPadding(b, max(0, start+minDatagram-protect.TagLen-len(b)))
+	}
+	if level != LevelApp {
+		wire.SetLength(b[start:], lengthAt-start, pnLen+len(b)-hdr+protect.TagLen)
+	}
+	out := key.Seal(b[:hdr], b[hdr:], b[start:hdr], pn)
+	key.ProtectHeader(out[start:], hdr-pnLen-start, pnLen)
+	pkt := recovery.SentPacket{PN: pn, Path: c.path.id, AckEliciting: c.probing, InFlight: true}
+	c.recordSent(space, &pkt, len(out)-start)
+	return out
+}
+
+// buildShort builds a 1-RTT packet in slot and returns its size, 0 for none.
+func (c *Conn) buildShort(b *outBatch, slot []byte, mode int) int {
+	pn := c.loss.NextPN(recovery.AppData)
+	pnLen := wire.PacketNumberLen(pn, c.loss.LargestAcked(recovery.AppData))
+	hdr := wire.AppendShort(slot, c.dst(), pn, pnLen, c.app.phase, false)
+	room := cap(slot) - len(hdr) - protect.TagLen
+	pkt := recovery.SentPacket{PN: pn, Path: c.path.id}
+
+	front := c.appendAck(b.front[:0], recovery.AppData, room, &pkt)
+	ackOnly := len(front) > 0
+	if ackOnly && c.recv[recovery.AppData].ShouldElicit() && c.ackDue(recovery.AppData) {
+		c.ping = true
+	}
+	var last streamPiece
+	if mode != packAcks {
+		front = c.appendControl(front, room, &pkt)
+		front = c.appendCrypto(front, recovery.AppData, room, &pkt)
+		front, last = c.appendStreams(front, room, &pkt)
+		if last.stream == nil {
+			front = c.appendControl(front, room, &pkt) // that streams are blocked is known only now
+		}
+		if mode == packProbe && !pkt.AckEliciting && len(front) < room {
+			front = wire.AppendPing(front)
+			pkt.AckEliciting = true
+		}
+	}
+	b.front = front[:0]
+	if !pkt.AckEliciting && (!ackOnly || !c.ackDue(recovery.AppData)) {
+		return 0
+	}
+	var out []byte
+	least := min(c.leastPayload(len(hdr), pnLen), room)
+	if last.n > 0 || last.stream != nil {
+		out = c.sealStream(hdr, front, &last, pn, least)
+	} else {
+		if short := least - len(front); short > 0 {
+			front = wire.AppendPadding(front, short)
+		}
+		plain := append(hdr, front...)
+		out = c.app.tx.Seal(plain[:len(hdr)], plain[len(hdr):], plain[:len(hdr)], pn)
+	}
+	c.app.tx.ProtectHeader(out, len(hdr)-pnLen, pnLen)
+	c.recordSent(recovery.AppData, &pkt, len(out))
+	c.countSealed()
+	return len(out)
+}
+
+// leastPayload is how long the payload of a 1-RTT packet must be.
+func (c *Conn) leastPayload(hdr, pnLen int) int {
+	// RFC 9001, Section 5.4.2: the sample of header protection begins four bytes
+	// behind the packet number's start.
+	sample := 4 - pnLen
+	// RFC 9000, Section 10.3: "the endpoint SHOULD ensure that all packets it sends
+	// are at least 22 bytes longer than the minimum connection ID length that it
+	// requests the peer to include in its packets, adding PADDING frames as
+	// necessary."
+	return max(sample, 22+c.ep.layout.Size()-hdr-protect.TagLen)
+}
+
+// countSealed starts a key update well before the AEAD's limit.
+// RFC 9001, Section 6.6: "Endpoints MUST initiate a key update before sending
+// more protected packets than the confidentiality limit for the selected AEAD
+// permits."
+func (c *Conn) countSealed() {
+	c.app.sealed++
+	limit := c.app.tx.ConfidentialityLimit()
+	if c.app.sealed < limit-limit/8 {
+		return
+	}
+	if c.confirmed && c.app.mayUpdate() {
+		_ = c.updateKeys()
+	} else if c.app.sealed >= limit {
+		_ = c.fail(AEADLimitReached, 0, "confidentiality limit reached before keys could be updated")
+	}
+}

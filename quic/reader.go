@@ -1,0 +1,151 @@
+package quic
+
+import (
+	"bytes"
+	"errors"
+	"net"
+	"runtime"
+	"time"
+
+	"github.com/quic-fsgw/quic-fsgw/quic/udp"
+	"github.com/quic-fsgw/quic-fsgw/quic/wire"
+)
+
+// The reader of a socket. What a batch makes a connection want to send
+// (acknowledgements, mostly) is not sent at once: more batches may be waiting
+// in the socket, and the application may be about to answer. In order:
+//
+//  1. Recv takes a batch, dispatch hands its runs to their connections.
+//  2. A connection that wants to send something is put on the late list.
+//  3. After a small batch the application gets the processor for a moment: what
+//     it sends takes the acknowledgement along.
+//  4. When the socket is empty, or enough has been received, the list is
+//     worked off. Recv says that the socket is empty before it waits.
+//
+// A connection's own timer, and whoever takes its lock in between, sends as
+// usual: then there is nothing left to do for it.
+
+// Limits of what is put off.
+const (
+	maxLateBytes = 256 << 10 // received, by whomever, before acknowledgements go out all the same
+	maxLateConns = 32
+	minLateCost  = 2 << 10 // what a receive call counts at least: a flood of tiny datagrams takes time, too
+)
+
+// lateList is the connections of one reader that may have something to send.
+type lateList struct {
+	conns []*Conn
+	bytes int
+}
+
+func (l *lateList) add(c *Conn) {
+	for _, x := range l.conns {
+		if x == c {
+			return
+		}
+	}
+	l.conns = append(l.conns, c)
+}
+
+func (l *lateList) full() bool { return l.bytes >= maxLateBytes || len(l.conns) >= maxLateConns }
+
+// flush lets the connections send.
+func (l *lateList) flush() {
+	for i, c := range l.conns {
+		c.flushLate()
+		l.conns[i] = nil
+	}
+	l.conns, l.bytes = l.conns[:0], 0
+}
+
+// readLoop reads a socket until it is closed.
+func (e *Endpoint) readLoop(s *shard, pc udp.PacketConn) {
+	buf := udp.NewBuffer()
+	defer func() { buf.Release() }()
+	late := &lateList{conns: make([]*Conn, 0, maxLateConns)}
+	defer late.flush()
+	m := udp.RecvMsg{Idle: late.flush}
+	for {
+		m.Buf = buf.Bytes()
+		err := pc.Recv(&m)
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			e.stats.RecvErrors.Add(1)
+			late.flush()
+			select { // an error that repeats must not spin
+			case <-time.After(time.Millisecond):
+			case <-e.closed:
+				return
+			}
+			continue
+		}
+		e.dispatch(s, buf, &m, late)
+		late.bytes += max(m.N, minLateCost)
+		if buf.Refs() > 1 {
+			buf.Release()
+			buf = udp.NewBuffer()
+		}
+		if late.full() {
+			late.flush()
+		} else if len(late.conns) > 0 && m.N < viewThreshold {
+			runtime.Gosched()
+		}
+	}
+}
+
+// dispatch hands runs of datagrams with equal connection IDs to their connections.
+func (e *Endpoint) dispatch(s *shard, buf *udp.Buffer, m *udp.RecvMsg, late *lateList) {
+	seg := m.SegmentSize
+	if seg <= 0 || seg > m.N {
+		seg = m.N
+	}
+	data := m.Buf[:m.N]
+	for len(data) > 0 {
+		id, ok := e.dstOf(data[:min(seg, len(data))])
+		end := e.runOf(data, seg, id, ok)
+		run := data[:end]
+		data = data[end:]
+		if !ok {
+			e.stats.DropHeader.Add(1)
+			continue
+		}
+		e.mu.RLock()
+		c := e.conns[id]
+		e.mu.RUnlock()
+		r := rxBatch{buf: buf, data: run, segment: seg, total: m.N, remote: m.Remote, local: m.Local, ifIndex: m.IfIndex, ecn: m.ECN}
+		if c == nil {
+			e.unknown(s, &r, id)
+			continue
+		}
+		if c.receive(&r) {
+			late.add(c)
+		}
+	}
+}
+
+// runOf returns the end of the run of datagrams at the start of data that all
+// have the ID of the first.
+func (e *Endpoint) runOf(data []byte, seg int, id wire.ConnID, ok bool) int {
+	end := min(seg, len(data))
+	if !ok {
+		return end
+	}
+	if !wire.IsLong(data[0]) {
+		// Short headers, the usual case: the IDs lie at the same place.
+		n := 1 + e.layout.Size()
+		for end+n <= len(data) && !wire.IsLong(data[end]) && bytes.Equal(data[1:n], data[end+1:end+n]) {
+			end = min(end+seg, len(data))
+		}
+		return end
+	}
+	for end < len(data) {
+		next, ok := e.dstOf(data[end:min(end+seg, len(data))])
+		if !ok || next != id {
+			break
+		}
+		end = min(end+seg, len(data))
+	}
+	return end
+}

@@ -1,0 +1,394 @@
+package quic
+
+import (
+	"net/netip"
+
+	"github.com/quic-fsgw/quic-fsgw/quic/recovery"
+	"github.com/quic-fsgw/quic-fsgw/quic/wire"
+)
+
+// Receiving, in order:
+//
+//  1. processBatch walks the datagrams of one receive call.
+//  2. processDatagram walks the coalesced packets of one datagram.
+//  3. openPacket removes header and packet protection in place.
+//  4. processFrames acts on the frames (frames.go).
+//  5. Only then is the packet number recorded, to be acknowledged. A packet
+//     that memory does not allow is dropped before that, and comes again.
+
+// packetSource is where a datagram came from.
+type packetSource struct {
+	remote  netip.AddrPort
+	local   netip.Addr
+	ifIndex int
+	ecn     uint8
+	size    int // of the datagram
+	replied int // bytes sent straight back to it
+}
+
+func (c *Conn) processBatch(r *rxBatch) {
+	c.acct.batch, c.acct.batchBuf = nil, r.buf
+	c.acct.batchBig = r.total >= viewThreshold
+	src := packetSource{remote: r.remote, local: r.local, ifIndex: r.ifIndex, ecn: r.ecn}
+	for data := r.data; len(data) > 0; {
+		n := min(r.segment, len(data))
+		src.size, src.replied = n, 0
+		c.processDatagram(data[:n:n], &src)
+		data = data[n:]
+	}
+	c.acct.batch, c.acct.batchBuf, c.acct.batchBig = nil, nil, false
+	if c.acct.held > compactSlack && c.acct.held > 2*c.unreadBytes()+compactSlack {
+		c.compact()
+	}
+	c.chargeMemory()
+}
+
+// compactSlack is what buffers may pin beyond twice their payload before it is copied out.
+const compactSlack = 256 << 10
+
+func (c *Conn) unreadBytes() int {
+	n := c.acct.late
+	for _, s := range c.streams.all {
+		n += s.rcv.buf.unread()
+	}
+	return n
+}
+
+func (c *Conn) compact() {
+	for _, s := range c.streams.all {
+		s.rcv.buf.compact(&c.acct)
+	}
+}
+
+func (c *Conn) processDatagram(b []byte, src *packetSource) {
+	if c.state >= stateClosing {
+		c.onClosedPacket(len(b))
+		return
+	}
+	if src.remote != c.path.remote && (c.server && !c.confirmed || !c.server && !c.fromServer(src.remote)) {
+		// RFC 9000, Section 9: "If a client receives packets from an unknown server
+		// address, the client MUST discard these packets." A server's peer must not
+		// move before the handshake is confirmed either.
+		c.ep.stats.DropUnknown.Add(1)
+		return
+	}
+	c.stats.DatagramsReceived++
+	c.stats.BytesReceived += uint64(len(b))
+	if src.remote == c.path.remote && !c.path.validated {
+		// RFC 9002, Appendix A.6: "When a server is blocked by anti-amplification
+		// limits, receiving a datagram unblocks it, even if none of the packets in the
+		// datagram are successfully processed."
+		c.path.onReceived(len(b))
+		c.dirty = true
+	}
+	opened := false
+	first := true
+	var dst wire.ConnID
+	for whole := b; len(b) > 0 && c.state < stateClosing; first = false {
+		// RFC 9000, Section 17.2: "Packets containing a zero value for this bit are
+		// not valid packets in this version and MUST be discarded."
+		if !wire.HasFixedBit(b[0]) && !isVersionNegotiation(b) {
+			c.ep.stats.DropHeader.Add(1)
+			break
+		}
+		if !wire.IsLong(b[0]) {
+			n := 1 + c.ep.layout.Size()
+			if !first && (len(b) < n || !dst.Equal(b[1:n])) {
+				break // as below
+			}
+			opened = c.processShort(b, src) || opened
+			break
+		}
+		h, err := wire.ParseLong(b)
+		if err != nil {
+			c.ep.stats.DropHeader.Add(1)
+			break
+		}
+		// RFC 9000, Section 12.2: "Senders MUST NOT coalesce QUIC packets with
+		// different connection IDs into a single UDP datagram. Receivers SHOULD
+		// ignore any subsequent packets with a different Destination Connection ID".
+		if first {
+			dst = h.Dst
+		} else if h.Dst != dst {
+			break
+		}
+		opened = c.processLong(b[:h.Len:h.Len], &h, src, len(whole)) || opened
+		b = b[h.Len:]
+	}
+	if !opened && c.state < stateClosing {
+		c.checkReset(b, src)
+	}
+}
+
+// fromServer tells whether an address that is not written as the one that was
+// dialled is the same: zones have two names, and the unspecified address means
+// this host.
+func (c *Conn) fromServer(from netip.AddrPort) bool {
+	to := c.path.remote
+	plain := func(a netip.AddrPort) netip.Addr { return a.Addr().Unmap().WithZone("") }
+	return from.Port() == to.Port() && (plain(from) == plain(to) || to.Addr().IsUnspecified())
+}
+
+// isVersionNegotiation reports a long header of version 0, which has no fixed bit.
+func isVersionNegotiation(b []byte) bool {
+	return len(b) >= 5 && wire.IsLong(b[0]) && [4]byte(b[1:5]) == [4]byte{}
+}
+
+// checkReset looks for a stateless reset in a datagram of which nothing could be opened.
+func (c *Conn) checkReset(b []byte, src *packetSource) {
+	// RFC 9000, Section 10.3.1: "An endpoint MUST NOT check for any stateless reset
+	// tokens associated with connection IDs it has not used or for connection IDs
+	// that have been retired." The one in use belongs to the path's address.
+	if len(b) < minResetLen || wire.IsLong(b[0]) || src.remote != c.path.remote || len(c.ids.remote) == 0 {
+		return
+	}
+	r := &c.ids.remote[0]
+	if r.hasToken && constantTimeEqual(r.token, [16]byte(b[len(b)-16:])) {
+		c.finish(stateDraining, &StatelessResetError{})
+	}
+}
+
+func (c *Conn) processLong(b []byte, h *wire.LongHeader, src *packetSource, datagram int) bool {
+	switch h.Type {
+	case wire.PacketVersionNegotiation:
+		c.onVersionNegotiation(h)
+		return false
+	case wire.PacketRetry:
+		c.onRetry(b, h)
+		return false
+	case wire.Packet0RTT:
+		// 0-RTT is not accepted; the client sends it again as 1-RTT.
+		c.ep.stats.Drop0RTT.Add(1)
+		return false
+	}
+	if h.Version != c.version {
+		c.ep.stats.DropVersion.Add(1)
+		return false
+	}
+	if !c.server && len(h.Token) > 0 {
+		// RFC 9000, Section 17.2.2: "Initial packets sent by the server MUST set the
+		// Token Length field to 0; clients that receive an Initial packet with a
+		// non-zero Token Length field MUST either discard the packet or generate a
+		// connection error of type PROTOCOL_VIOLATION."
+		c.ep.stats.DropHeader.Add(1)
+		return false
+	}
+	space := recovery.Initial
+	if h.Type == wire.PacketHandshake {
+		space = recovery.Handshake
+	} else if c.server && datagram < minDatagram {
+		// RFC 9000, Section 14.1: "A server MUST discard an Initial packet that is
+		// carried in a UDP datagram with a payload that is smaller than the
+		// smallest allowed maximum datagram size of 1200 bytes."
+		c.ep.stats.DropSmallInitial.Add(1)
+		return false
+	}
+	k := &c.keys[space]
+	if k.rx == nil {
+		if !k.dropped {
+			c.keepEarly(b, src)
+		}
+		return false
+	}
+	pnLen, truncated, ok := k.rx.UnprotectHeader(b, h.PNOffset)
+	if !ok {
+		c.ep.stats.DropHeader.Add(1)
+		return false
+	}
+	pn := wire.DecodePacketNumber(c.largest(space), truncated, pnLen)
+	hdr := h.PNOffset + pnLen
+	payload, err := k.rx.Open(b[hdr:hdr], b[hdr:], b[:hdr], pn)
+	if err != nil {
+		c.ep.stats.DropDecrypt.Add(1)
+		return false
+	}
+	if c.recv[space].Duplicate(pn) {
+		c.ep.stats.DropDuplicate.Add(1)
+		return true
+	}
+	if wire.ReservedBits(b[0]) {
+		_ = c.fail(ProtocolViolation, 0, "reserved header bits are set")
+		return true
+	}
+	if !c.onLongOpened(h, space) {
+		return true
+	}
+	c.finishPacket(space, h.Type, h.Dst, pn, payload, src)
+	return true
+}
+
+// onLongOpened does what the first authentic packets of a handshake bring
+// along: the peer's connection ID, proof of its address, dropped keys.
+func (c *Conn) onLongOpened(h *wire.LongHeader, space recovery.Space) bool {
+	if len(c.ids.remote) == 0 {
+		c.ids.remote = append(c.ids.remote, remoteID{id: h.Src})
+	} else if c.ids.remote[0].seq == 0 && c.ids.remote[0].id != h.Src {
+		// RFC 9000, Section 7.2: "Any further changes to the Destination Connection
+		// ID are only permitted if the values are taken from NEW_CONNECTION_ID
+		// frames; if subsequent Initial packets include a different Source
+		// Connection ID, they MUST be discarded."
+		return false
+	}
+	if space == recovery.Handshake {
+		if c.server {
+			// RFC 9000, Section 8.1: "receipt of a packet protected with Handshake
+			// keys confirms that the peer successfully processed an Initial packet."
+			c.validatePath()
+			// RFC 9001, Section 4.9.1: "a server MUST discard Initial keys when it
+			// first successfully processes a Handshake packet."
+			c.dropSpace(recovery.Initial)
+		}
+	}
+	return true
+}
+
+func (c *Conn) validatePath() {
+	if !c.path.validated {
+		c.path.validated = true
+		c.dirty = true
+	}
+}
+
+func (c *Conn) processShort(b []byte, src *packetSource) bool {
+	idLen := c.ep.layout.Size()
+	if c.app.rx == nil || !c.mayReadApp() {
+		c.keepEarly(b, src)
+		return false
+	}
+	if len(b) < 1+idLen+20 {
+		c.ep.stats.DropHeader.Add(1)
+		return false
+	}
+	dst, _ := wire.MakeConnID(b[1 : 1+idLen])
+	pnAt := 1 + idLen
+	pnLen, truncated, ok := c.app.rx.UnprotectHeader(b, pnAt)
+	if !ok {
+		c.ep.stats.DropHeader.Add(1)
+		return false
+	}
+	pn := wire.DecodePacketNumber(c.largest(recovery.AppData), truncated, pnLen)
+	hdr := pnAt + pnLen
+	payload, updated, err := c.app.open(c.now(), c.pto(), wire.KeyPhase(b[0]), pn, b[hdr:], b[:hdr])
+	if err != nil {
+		c.onDecryptFailure()
+		return false
+	}
+	if c.recv[recovery.AppData].Duplicate(pn) {
+		c.ep.stats.DropDuplicate.Add(1)
+		return true
+	}
+	if wire.ReservedBits(b[0]) {
+		_ = c.fail(ProtocolViolation, 0, "reserved header bits are set")
+		return true
+	}
+	if updated && !c.onPeerKeyUpdate(pn) {
+		return true
+	}
+	c.finishPacket(recovery.AppData, wire.Packet1RTT, dst, pn, payload, src)
+	return true
+}
+
+// largest is the largest packet number received in a space, -1 if there is none.
+func (c *Conn) largest(space recovery.Space) int64 {
+	if pn, ok := c.recv[space].Largest(); ok {
+		return int64(pn)
+	}
+	return -1
+}
+
+// mayReadApp: RFC 9001, Section 5.7: "Even if it has 1-RTT secrets, a client
+// [and a server] MUST NOT process incoming 1-RTT protected packets before the
+// TLS handshake is complete."
+func (c *Conn) mayReadApp() bool { return c.tls != nil }
+
+func (c *Conn) onDecryptFailure() {
+	c.ep.stats.DropDecrypt.Add(1)
+	// RFC 9001, Section 6.6: "If the total number of received packets that fail
+	// authentication within the connection, across all keys, exceeds the
+	// integrity limit for the selected AEAD, the endpoint MUST immediately close
+	// the connection with a connection error of type AEAD_LIMIT_REACHED".
+	if c.app.failed > c.app.rx.IntegrityLimit() {
+		_ = c.fail(AEADLimitReached, 0, "too many packets failed authentication")
+	}
+}
+
+// onPeerKeyUpdate follows the peer to its next key phase.
+func (c *Conn) onPeerKeyUpdate(pn uint64) bool {
+	// RFC 9001, Section 6.2: "An endpoint that receives a second update before it
+	// has sent any packets containing an acknowledgment for the packet that
+	// initiated the key update indicates that its peer has updated keys twice
+	// without awaiting confirmation. An endpoint MAY treat such consecutive key
+	// updates as a connection error of type KEY_UPDATE_ERROR."
+	if c.app.generation > 0 && !c.app.answered {
+		_ = c.fail(KeyUpdateError, 0, "key update before the previous one was acknowledged")
+		return false
+	}
+	if err := c.updateKeys(); err != nil {
+		_ = c.fail(InternalError, 0, "key update")
+		return false
+	}
+	c.app.heard(c.now(), c.pto(), pn)
+	return true
+}
+
+// finishPacket handles the contents of an authentic, new packet.
+func (c *Conn) finishPacket(space recovery.Space, t wire.PacketType, dst wire.ConnID, pn uint64, payload []byte, src *packetSource) {
+	f := frameInfo{space: space, packet: t, dst: dst, src: src}
+	err := c.processFrames(&f, payload)
+	if err == errOverBudget {
+		c.ep.stats.DropBudget.Add(1)
+		return
+	}
+	if c.state >= stateClosing {
+		return
+	}
+	if err != nil {
+		return
+	}
+	c.stats.PacketsReceived++
+	c.recv[space].Add(c.now(), pn, f.ackEliciting, src.ecn)
+	c.lastHeard = c.now()
+	c.lastSent = zeroTime
+	c.dirty = true
+	if space == recovery.AppData {
+		newest := int64(pn) > c.largestPN
+		c.largestPN = max(c.largestPN, int64(pn))
+		if src.remote != c.path.remote {
+			c.onOtherAddress(src, f.nonProbing && newest)
+		}
+	}
+}
+
+// keepEarly keeps a packet that came before its keys, within bounds.
+func (c *Conn) keepEarly(b []byte, src *packetSource) {
+	held := len(b)
+	for i := range c.early {
+		held += len(c.early[i].data)
+	}
+	if len(c.early) >= maxEarlyPackets || held > maxEarlyBytes || c.tls != nil && c.app.rx != nil {
+		c.ep.stats.DropNoKeys.Add(1)
+		return
+	}
+	c.early = append(c.early, earlyPacket{append([]byte(nil), b...), src.remote, src.local, src.ifIndex, src.ecn})
+}
+
+// retryEarly processes packets that waited for keys.
+func (c *Conn) retryEarly() {
+	wait := c.early
+	c.early = nil
+	for i := range wait {
+		if c.state >= stateClosing {
+			return
+		}
+		e := &wait[i]
+		src := packetSource{remote: e.remote, local: e.local, ifIndex: e.ifIndex, ecn: e.ecn, size: len(e.data)}
+		b := e.data
+		if wire.IsLong(b[0]) {
+			if h, err := wire.ParseLong(b); err == nil {
+				c.processLong(b[:h.Len:h.Len], &h, &src, minDatagram)
+			}
+		} else {
+			c.processShort(b, &src)
+		}
+	}
+}

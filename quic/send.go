@@ -1,0 +1,361 @@
+package quic
+
+import (
+	"errors"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/quic-fsgw/quic-fsgw/quic/recovery"
+	"github.com/quic-fsgw/quic-fsgw/quic/udp"
+	"github.com/quic-fsgw/quic-fsgw/quic/wire"
+)
+
+// Sending, in order:
+//
+//  1. flush sends what is due, whenever the connection is given back.
+//  2. Before the handshake is confirmed, sendHandshake builds datagrams of
+//     coalesced packets, one by one.
+//  3. sendApp fills batches of equal 1-RTT datagrams (pack.go) as far as
+//     congestion window, pacing and amplification credit go.
+//  4. A batch goes to the kernel in one call. What the socket does not take
+//     waits in c.blocked, and everything else behind it.
+
+// An outBatch is a run of sealed datagrams of equal size, the last maybe shorter.
+type outBatch struct {
+	buf     *udp.Buffer
+	n       int // bytes used
+	segment int // size of the first datagram
+	count   int
+	path    uint8
+	sent    int // bytes the socket has taken
+	// scratch space of packet building
+	front []byte
+	msg   udp.SendMsg // here because a local one would escape through the interface
+}
+
+var batches = sync.Pool{New: func() any { return new(outBatch) }}
+
+func newBatch() *outBatch {
+	b := batches.Get().(*outBatch)
+	*b = outBatch{buf: udp.NewBatch(), front: b.front}
+	return b
+}
+
+func (b *outBatch) release() {
+	b.buf.Release()
+	b.buf = nil
+	batches.Put(b)
+}
+
+// minSlot is room for a 1-RTT packet with an ACK frame of a few ranges.
+const minSlot = 64
+
+// room is the slot for the next datagram of at most limit bytes; nil: the batch is full.
+func (b *outBatch) room(limit, maxSegments int) []byte {
+	if b.count > 0 {
+		limit = min(limit, b.segment)
+	}
+	if b.count >= maxSegments || b.n+limit > udp.MaxPayload {
+		return nil
+	}
+	if b.count > 0 && b.n != b.count*b.segment {
+		return nil // the last one was shorter: it ends the batch
+	}
+	return b.buf.Bytes()[b.n : b.n : b.n+limit]
+}
+
+func (b *outBatch) add(n int) {
+	if b.count == 0 {
+		b.segment = n
+	}
+	b.n += n
+	b.count++
+}
+
+// flush sends what is due and sets the timer.
+func (c *Conn) flush() {
+	if !c.dirty {
+		return
+	}
+	c.dirty = false
+	if c.state >= stateClosing {
+		return
+	}
+	if c.blocked == nil {
+		if !c.confirmed {
+			c.sendHandshake()
+		}
+		if c.app.tx != nil && c.state == stateOpen && c.blocked == nil {
+			c.sendApp()
+		}
+	}
+	if c.state < stateClosing {
+		c.loss.SetAppLimited(c.blocked == nil && !c.wantsApp())
+		c.setTimer()
+	}
+}
+
+// sendHandshake sends Initial and Handshake packets, coalesced.
+func (c *Conn) sendHandshake() {
+	for c.state < stateClosing && c.blocked == nil {
+		probe := c.probes[recovery.Initial]+c.probes[recovery.Handshake] > 0
+		credit := c.path.amplificationCredit()
+		if credit < minDatagram {
+			return
+		}
+		if !probe && !c.path.cc.CanSend(c.loss.InFlight()) && !c.handshakeAckDue() {
+			return
+		}
+		b := newBatch()
+		n := c.buildCoalesced(b.buf.Bytes()[:0:minDatagram])
+		if n == 0 {
+			b.release()
+			return
+		}
+		b.add(n)
+		if !c.transmit(b) {
+			return
+		}
+	}
+}
+
+func (c *Conn) handshakeAckDue() bool {
+	return c.ackDue(recovery.Initial) || c.ackDue(recovery.Handshake)
+}
+
+// sendApp sends 1-RTT packets.
+func (c *Conn) sendApp() {
+	sock := c.shard.conn()
+	maxSegments := sock.Caps().MaxSegments
+	c.sendPathFrames()
+	c.sendMTUProbe()
+	for c.state < stateClosing && c.blocked == nil {
+		b := newBatch()
+		more := c.fillBatch(b, maxSegments)
+		if b.count == 0 {
+			b.release()
+			return
+		}
+		c.streams.rotate()
+		if taken := c.transmit(b); !taken || !more {
+			return
+		}
+		if c.inbox.some.Load() {
+			c.dirty = true // acknowledgements wait: hear them first
+			return
+		}
+	}
+}
+
+// fillBatch builds packets until the batch is full or nothing may be sent. It
+// reports whether there may be more to send.
+func (c *Conn) fillBatch(b *outBatch, maxSegments int) bool {
+	budget, _ := c.budget()
+	for {
+		credit := c.path.amplificationCredit() - b.n
+		if credit < minSlot {
+			return false
+		}
+		slot := b.room(min(c.path.mtu, credit), maxSegments)
+		if slot == nil {
+			return true
+		}
+		probe := c.probes[recovery.AppData] > 0
+		mode := packAll
+		if credit < c.path.mtu {
+			mode, probe = packAcks, false // what little may be sent is kept for validation
+		} else if probe {
+			mode = packProbe
+		} else if budget < cap(slot) || c.loss.Full(recovery.AppData) {
+			// A peer that acknowledges nothing cannot make us remember without bound.
+			mode = packAcks
+		}
+		c.batchNearlyFull = b.count*4 >= maxSegments*3 || b.n >= maxDatagramSize*3/4
+		n := c.buildShort(b, slot, mode)
+		if n == 0 {
+			if mode == packAcks && credit >= c.path.mtu && budget < c.path.mtu && c.wantsApp() {
+				_, c.pacedUntil = c.budget() // what this batch took counts, too
+			}
+			return false
+		}
+		if probe {
+			c.probes[recovery.AppData]--
+		}
+		b.add(n)
+		budget -= n
+		if mode == packAcks || c.state >= stateClosing { // sealing may reach the AEAD's limit
+			return false
+		}
+	}
+}
+
+// budget returns how many bytes congestion control and pacing allow now, and
+// when pacing will allow more.
+func (c *Conn) budget() (int, time.Time) {
+	p := &c.path
+	cwnd := p.cc.Window() - c.loss.InFlight()
+	if cwnd < p.mtu {
+		return 0, zeroTime // an acknowledgement or a loss timer will open the window
+	}
+	paced := p.pacer.Budget(c.now(), p.cc.PacingRate(p.rtt.Smoothed()))
+	// Waiting for a batch's worth keeps batches whole.
+	next := p.pacer.Next(c.now(), p.pacer.Quantum())
+	if paced < p.mtu {
+		return 0, next
+	}
+	return min(cwnd, paced), next
+}
+
+// transmit hands a batch to the socket. It reports whether the socket would
+// take more.
+func (c *Conn) transmit(b *outBatch) bool {
+	c.path.onSent(b.n)
+	c.stats.DatagramsSent += uint64(b.count)
+	c.stats.BytesSent += uint64(b.n)
+	c.stats.Batches++
+	b.path = c.path.id
+	return c.trySend(b)
+}
+
+// trySend sends a batch or what is left of it. It reports whether the socket
+// would take more.
+func (c *Conn) trySend(b *outBatch) bool {
+	sock := c.shard.conn()
+	p := &c.path
+	b.msg = udp.SendMsg{Data: b.buf.Bytes()[b.sent:b.n], SegmentSize: b.segment, Remote: p.remote, Local: p.local, IfIndex: p.ifIndex, DontFragment: true}
+	err := sock.Send(&b.msg)
+	b.sent += b.msg.Sent
+	b.msg.Data = nil
+	if errors.Is(err, udp.ErrWouldBlock) {
+		c.blocked = b
+		sock.OnWritable(c.onWritable)
+		return false
+	}
+	segment := b.segment
+	b.release()
+	c.blocked = nil
+	switch {
+	case err == nil:
+	case errors.Is(err, udp.ErrMessageTooLong):
+		// The interface carries less than the path was thought to: what was in the
+		// batch counts as lost when nothing is heard of it.
+		if segment > minDatagram && p.mtu > minDatagram {
+			p.setMTU(minDatagram)
+		}
+	case errors.Is(err, udp.ErrNoBuffers):
+		// More would be lost, too: the device queue needs time to drain.
+		c.pacedUntil = c.now().Add(time.Millisecond)
+		return false
+	case errors.Is(err, net.ErrClosed):
+	default:
+		c.ep.stats.SendErrors.Add(1)
+	}
+	return true
+}
+
+// onWritable is called by the socket, from a goroutine of its own.
+func (c *Conn) onWritable() {
+	c.inbox.pushFlag(&c.inbox.writable)
+	c.pump()
+}
+
+// sendBlocked sends what the socket did not take before.
+func (c *Conn) sendBlocked() {
+	if b := c.blocked; b != nil {
+		c.blocked = nil
+		c.dirty = true
+		if b.path != c.path.id {
+			b.release() // it was meant, and within the limits, for another address
+			return
+		}
+		c.trySend(b)
+	}
+}
+
+// sendDatagram sends a single datagram, best effort.
+func (c *Conn) sendDatagram(p *path, b []byte) {
+	m := udp.SendMsg{Data: b, Remote: p.remote, Local: p.local, IfIndex: p.ifIndex, DontFragment: true}
+	if err := c.shard.conn().Send(&m); err != nil {
+		c.ep.stats.SendErrors.Add(1)
+		return
+	}
+	c.stats.DatagramsSent++
+	c.stats.BytesSent += uint64(len(b))
+}
+
+// sendPathFrames sends PATH_CHALLENGE and PATH_RESPONSE, in datagrams of their
+// own, on the path they belong to.
+func (c *Conn) sendPathFrames() {
+	for _, p := range [...]*path{&c.path, c.prev} {
+		if p == nil || !p.needChallenge && !p.needResponse {
+			continue
+		}
+		var frames []byte
+		if p.needChallenge {
+			frames = wire.AppendPathChallenge(frames, p.challenge)
+			p.needChallenge = false
+			p.challengeSmall = p.challengeSmall || p.amplificationCredit() < minDatagram
+		}
+		if p.needResponse {
+			frames = wire.AppendPathResponse(frames, p.response)
+			p.needResponse = false
+		}
+		c.sendProbing(p, frames)
+	}
+}
+
+// sendProbing sends frames on a path. RFC 9000, Section 8.2.1: "An endpoint MUST
+// expand datagrams that contain a PATH_CHALLENGE frame to at least the
+// smallest allowed maximum datagram size of 1200 bytes, unless the
+// anti-amplification limit for the path does not permit sending a datagram of
+// this size." The same holds for PATH_RESPONSE (Section 8.2.2).
+func (c *Conn) sendProbing(p *path, frames []byte) {
+	size := min(minDatagram, p.amplificationCredit())
+	room := size - 1 - c.dst().Len() - 4 - 16
+	if room < len(frames) {
+		return
+	}
+	if size >= minDatagram {
+		frames = wire.AppendPadding(frames, room-len(frames))
+	}
+	if b := c.sealSmall(make([]byte, 0, minDatagram), LevelApp, frames); b != nil {
+		p.onSent(len(b))
+		c.sendDatagram(p, b)
+	}
+}
+
+// answerProbe answers a PATH_CHALLENGE that came from an address in no use.
+func (c *Conn) answerProbe(src *packetSource, data [8]byte) {
+	var p path
+	p.init(c.path.id, src.remote, src.local, src.ifIndex, c.cfg.initialRTT())
+	p.received = uint64(src.size)
+	c.sendProbing(&p, wire.AppendPathResponse(nil, data))
+	src.replied = int(p.sent)
+}
+
+// sendMTUProbe tries a larger datagram (RFC 8899).
+func (c *Conn) sendMTUProbe() {
+	p := &c.path
+	if p.mtuTarget <= p.mtu || p.mtuPending || !c.confirmed || !p.validated || p.mtuProbes >= maxMTUProbes {
+		return
+	}
+	if p.cc.Window()-c.loss.InFlight() < p.mtuTarget {
+		return
+	}
+	p.mtuProbes++
+	room := p.mtuTarget - 1 - c.dst().Len() - 4 - 16
+	frames := wire.AppendPadding(wire.AppendPing(make([]byte, 0, room)), room-1)
+	c.probing = true
+	b := c.sealSmall(make([]byte, 0, p.mtuTarget+8), LevelApp, frames)
+	c.probing = false
+	if b == nil {
+		return
+	}
+	p.mtuPending = true
+	m := udp.SendMsg{Data: b, Remote: p.remote, Local: p.local, IfIndex: p.ifIndex, DontFragment: true}
+	if err := c.shard.conn().Send(&m); errors.Is(err, udp.ErrMessageTooLong) {
+		p.mtuTarget = 0
+	}
+	c.stats.DatagramsSent++
+}

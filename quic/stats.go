@@ -1,0 +1,117 @@
+package quic
+
+import (
+	"sync/atomic"
+	"time"
+)
+
+// endpointStats are counters of an Endpoint. They only grow.
+type endpointStats struct {
+	Started, Handshakes, HandshakesFailed, Refused, Retries, VersionNegotiations, ResetsSent, PathsValidated atomic.Int64
+
+	DropHeader, DropDecrypt, DropDuplicate, DropNoKeys, DropUnknown, DropVersion, DropSmallInitial, Drop0RTT, DropBudget, DropBusy atomic.Int64
+
+	SendErrors, RecvErrors, CopiedBytes atomic.Int64
+
+	closedConns counters
+}
+
+// counters sums what closed connections counted.
+type counters struct {
+	DatagramsSent, DatagramsReceived, BytesSent, BytesReceived, PacketsSent, PacketsReceived, PacketsLost, BytesRetransmitted, Batches, PTOs atomic.Uint64
+}
+
+// Stats is a snapshot of an Endpoint's counters. Drop reasons: header (not a
+// QUIC packet of ours), decrypt (authentication failed), duplicate, no-keys
+// (too many packets ahead of their keys), unknown (no such connection),
+// version, small-initial, 0rtt, budget (memory), busy (connection's inbox full).
+type Stats struct {
+	Connections, Handshaking                                                             int
+	Started, Handshakes, HandshakesFailed, Refused, Retries, VersionNegotiations, Resets int64
+	Drops                                                                                map[string]int64
+	SendErrors, RecvErrors                                                               int64
+	CopiedBytes                                                                          int64 // stream bytes copied in user space
+	HeldBytes                                                                            int64 // capacity of buffers that hold received data
+	DatagramsSent, DatagramsReceived, BytesSent, BytesReceived                           uint64
+	PacketsSent, PacketsReceived, PacketsLost, BytesRetransmitted, Batches, PTOs         uint64
+}
+
+// ConnStats is a snapshot of one connection's counters.
+type ConnStats struct {
+	DatagramsSent, DatagramsReceived uint64
+	BytesSent, BytesReceived         uint64 // UDP payload
+	PacketsSent, PacketsReceived     uint64
+	PacketsLost, BytesRetransmitted  uint64
+	Batches                          uint64 // sends, of one or more datagrams
+	PTOs, KeyUpdates, PathChanges    uint64
+	BlackHoles                       uint64 // falls back to the smallest datagram
+	SmoothedRTT, MinRTT              time.Duration
+	CongestionWindow, BytesInFlight  int
+	MTU                              int
+	HeldBytes                        int // capacity of buffers that hold received data
+	StreamBytesCopied                int64
+	StreamBytesSent                  uint64 // first transmissions
+	StreamBytesReceived              uint64 // up to the highest offsets
+}
+
+// Stats returns the connection's counters.
+func (c *Conn) Stats() ConnStats {
+	c.lock()
+	defer c.unlock()
+	s := c.stats
+	s.SmoothedRTT, s.MinRTT = c.path.rtt.Smoothed(), c.path.rtt.Min()
+	s.CongestionWindow, s.BytesInFlight = c.path.cc.Window(), c.loss.InFlight()
+	s.MTU, s.HeldBytes, s.StreamBytesCopied = c.path.mtu, c.acct.held, c.acct.copied
+	s.StreamBytesSent, s.StreamBytesReceived = c.flow.sent, c.flow.received
+	return s
+}
+
+// retire adds a closed connection's counters to the endpoint's.
+func (s *counters) retire(c *ConnStats) {
+	s.DatagramsSent.Add(c.DatagramsSent)
+	s.DatagramsReceived.Add(c.DatagramsReceived)
+	s.BytesSent.Add(c.BytesSent)
+	s.BytesReceived.Add(c.BytesReceived)
+	s.PacketsSent.Add(c.PacketsSent)
+	s.PacketsReceived.Add(c.PacketsReceived)
+	s.PacketsLost.Add(c.PacketsLost)
+	s.BytesRetransmitted.Add(c.BytesRetransmitted)
+	s.Batches.Add(c.Batches)
+	s.PTOs.Add(c.PTOs)
+}
+
+// Stats returns the endpoint's counters, those of closed and of live connections.
+func (e *Endpoint) Stats() Stats {
+	t := &e.stats
+	s := Stats{
+		Started: t.Started.Load(), Handshakes: t.Handshakes.Load(), HandshakesFailed: t.HandshakesFailed.Load(), Refused: t.Refused.Load(),
+		Retries: t.Retries.Load(), VersionNegotiations: t.VersionNegotiations.Load(), Resets: t.ResetsSent.Load(),
+		SendErrors: t.SendErrors.Load(), RecvErrors: t.RecvErrors.Load(), CopiedBytes: t.CopiedBytes.Load(), HeldBytes: e.held.Load(),
+		Drops: map[string]int64{
+			"header": t.DropHeader.Load(), "decrypt": t.DropDecrypt.Load(), "duplicate": t.DropDuplicate.Load(), "no-keys": t.DropNoKeys.Load(),
+			"unknown": t.DropUnknown.Load(), "version": t.DropVersion.Load(), "small-initial": t.DropSmallInitial.Load(), "0rtt": t.Drop0RTT.Load(),
+			"budget": t.DropBudget.Load(), "busy": t.DropBusy.Load(),
+		},
+	}
+	sum := &counters{}
+	for _, c := range e.Conns() {
+		cs := c.Stats()
+		sum.retire(&cs)
+	}
+	for _, k := range []*counters{sum, &t.closedConns} {
+		s.DatagramsSent += k.DatagramsSent.Load()
+		s.DatagramsReceived += k.DatagramsReceived.Load()
+		s.BytesSent += k.BytesSent.Load()
+		s.BytesReceived += k.BytesReceived.Load()
+		s.PacketsSent += k.PacketsSent.Load()
+		s.PacketsReceived += k.PacketsReceived.Load()
+		s.PacketsLost += k.PacketsLost.Load()
+		s.BytesRetransmitted += k.BytesRetransmitted.Load()
+		s.Batches += k.Batches.Load()
+		s.PTOs += k.PTOs.Load()
+	}
+	e.mu.RLock()
+	s.Connections, s.Handshaking = len(e.live), e.handshaking
+	e.mu.RUnlock()
+	return s
+}

@@ -1,0 +1,197 @@
+package quic
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// TLS returns a Handshaker that runs crypto/tls in this process, with keys and
+// all. It is for tests, benchmarks and programs that do not want a helper
+// process. cfg is cloned; ServerName and NextProtos come from each request.
+func TLS(cfg *tls.Config) Handshaker {
+	return &localTLS{cfg: cfg.Clone(), servers: make(map[string]*tls.Config)}
+}
+
+type localTLS struct {
+	cfg *tls.Config
+
+	mu      sync.Mutex
+	servers map[string]*tls.Config // by NextProtos, of which a Config has one list
+}
+
+// serverConfig returns the configuration of all handshakes with these
+// protocols. They share it because a tls.Config makes its own ticket keys when
+// none are set, and a clone would make others: no session could be resumed.
+func (l *localTLS) serverConfig(protos []string) *tls.Config {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	key := strings.Join(protos, "\x00")
+	cfg := l.servers[key]
+	if cfg == nil {
+		cfg = l.cfg.Clone()
+		cfg.MinVersion = tls.VersionTLS13
+		cfg.NextProtos = slices.Clone(protos)
+		l.servers[key] = cfg
+	}
+	return cfg
+}
+
+func (l *localTLS) clientConfig(req *HandshakeRequest) *tls.Config {
+	cfg := l.cfg.Clone()
+	cfg.MinVersion = tls.VersionTLS13
+	cfg.NextProtos = req.NextProtos
+	if cfg.ServerName == "" {
+		cfg.ServerName = req.ServerName
+	}
+	return cfg
+}
+
+type localHandshake struct {
+	sink   func(HandshakeEvent)
+	cancel context.CancelFunc
+	ticket bool
+
+	mu   sync.Mutex // one call into the QUICConn at a time
+	conn *tls.QUICConn
+	over bool
+}
+
+func (l *localTLS) Handshake(req *HandshakeRequest, sink func(HandshakeEvent)) Handshake {
+	ctx, cancel := context.WithTimeout(context.Background(), max(req.Timeout, 1))
+	h := &localHandshake{sink: sink, cancel: cancel}
+	if req.Server {
+		cfg := l.serverConfig(req.NextProtos)
+		h.conn = tls.QUICServer(&tls.QUICConfig{TLSConfig: cfg})
+		h.ticket = !cfg.SessionTicketsDisabled && (req.ClientHello == nil || req.ClientHello.SessionTicket)
+	} else {
+		h.conn = tls.QUICClient(&tls.QUICConfig{TLSConfig: l.clientConfig(req)})
+		h.conn.SetTransportParameters(req.TransportParams)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := h.conn.Start(ctx); err != nil {
+		h.fail(err)
+		return h
+	}
+	h.events()
+	return h
+}
+
+func (h *localHandshake) Crypto(level Level, data []byte) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.over {
+		return
+	}
+	if err := h.conn.HandleData(tlsLevel(level), data); err != nil {
+		h.fail(err)
+		return
+	}
+	h.events()
+}
+
+func (h *localHandshake) TransportParams(b []byte) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.over {
+		return
+	}
+	h.conn.SetTransportParameters(b)
+	h.events()
+}
+
+func (h *localHandshake) Ticket() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.over || !h.ticket {
+		return
+	}
+	if err := h.conn.SendSessionTicket(tls.QUICSessionTicketOptions{}); err == nil {
+		h.events()
+	}
+}
+
+func (h *localHandshake) Close() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.over = true
+	h.cancel()
+	_ = h.conn.Close()
+}
+
+func (h *localHandshake) fail(err error) {
+	h.over = true
+	var alert tls.AlertError
+	a := AlertInternalError
+	if errors.As(err, &alert) {
+		a = uint8(alert)
+	}
+	h.sink(HandshakeEvent{Kind: EventFailed, Alert: a, Err: err})
+}
+
+// events passes on what TLS wants, until it waits.
+func (h *localHandshake) events() {
+	for !h.over {
+		e := h.conn.NextEvent()
+		switch e.Kind {
+		case tls.QUICNoEvent:
+			return
+		case tls.QUICWriteData:
+			h.sink(HandshakeEvent{Kind: EventCrypto, Level: levelFromTLS(e.Level), Data: clone(e.Data)})
+		case tls.QUICSetReadSecret, tls.QUICSetWriteSecret:
+			h.sink(HandshakeEvent{Kind: EventSecret, Level: levelFromTLS(e.Level), Write: e.Kind == tls.QUICSetWriteSecret, Suite: e.Suite, Data: clone(e.Data)})
+		case tls.QUICTransportParameters:
+			h.sink(HandshakeEvent{Kind: EventPeerTransportParams, Data: clone(e.Data)})
+		case tls.QUICTransportParametersRequired:
+			return
+		case tls.QUICHandshakeDone:
+			h.done()
+		}
+	}
+}
+
+func (h *localHandshake) done() {
+	cs := h.conn.ConnectionState()
+	state := &TLSState{ServerName: cs.ServerName, ALPN: cs.NegotiatedProtocol, Version: cs.Version, Suite: cs.CipherSuite, Resumed: cs.DidResume}
+	for _, c := range cs.PeerCertificates {
+		state.Chain = append(state.Chain, c.Raw)
+	}
+	var err error
+	if state.Exporter, err = cs.ExportKeyingMaterial("EXPORTER-Channel-Binding", nil, 32); err != nil {
+		h.fail(err)
+		return
+	}
+	h.sink(HandshakeEvent{Kind: EventDone, TLS: state})
+}
+
+func clone(b []byte) []byte { return append([]byte(nil), b...) }
+
+func tlsLevel(l Level) tls.QUICEncryptionLevel {
+	switch l {
+	case LevelInitial:
+		return tls.QUICEncryptionLevelInitial
+	case LevelEarly:
+		return tls.QUICEncryptionLevelEarly
+	case LevelHandshake:
+		return tls.QUICEncryptionLevelHandshake
+	default:
+		return tls.QUICEncryptionLevelApplication
+	}
+}
+
+func levelFromTLS(l tls.QUICEncryptionLevel) Level {
+	switch l {
+	case tls.QUICEncryptionLevelInitial:
+		return LevelInitial
+	case tls.QUICEncryptionLevelEarly:
+		return LevelEarly
+	case tls.QUICEncryptionLevelHandshake:
+		return LevelHandshake
+	default:
+		return LevelApp
+	}
+}
