@@ -1,0 +1,426 @@
+//go:build linux
+
+package tlshd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// HOSTILE 45: the helper is killed. Connections that are done go on, those in
+// the handshake fail with a clear error, and new ones work again within two
+// seconds.
+func TestHelperKilled(t *testing.T) {
+	s := newSite(t)
+	leakCheck(t)
+	c := NewClient(ClientOptions{})
+	defer c.Close()
+	log := &logBuffer{}
+	sv, err := Supervise(testContext(t), spawnConfig(s.cfg, log), func(p *Process) error {
+		conn, err := p.Connect(testContext(t))
+		if err != nil {
+			return err
+		}
+		return c.Attach(conn)
+	})
+	if err != nil {
+		t.Fatalf("%v\n%s", err, log)
+	}
+	defer sv.Close()
+	both := func() *pair {
+		return shake(t, viaHelper(c, serverRequest(nil)), viaHelper(c, clientRequest("files.example.com", "smb"))).ok()
+	}
+	live := both()
+	failed := make(chan Event, 4)
+	inFlight := c.Start(serverRequest(nil), func(e Event) { failed <- e })
+	inFlight.Crypto(LevelInitial, []byte{1, 0, 1, 0})
+	if _, err := c.ServerStats(testContext(t)); err != nil { // the helper has seen it
+		t.Fatal(err)
+	}
+	old := sv.Current().Pid()
+	if err := syscall.Kill(old, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	e := <-failed
+	he, ok := errors.AsType[*Error](e.Err)
+	if e.Kind != EventFailed || !ok || he.Reason != ReasonHelperGone || he.Status != StatusEIO || !errors.Is(e.Err, ErrHelperGone) {
+		t.Errorf("in flight: %+v", e)
+	}
+	both() // begun while there is none: it waits
+	if d := time.Since(began); d > 2*time.Second {
+		t.Errorf("new handshakes work after %v", d)
+	}
+	if pid := sv.Current().Pid(); pid == old {
+		t.Error("the same helper")
+	}
+	// The connection from before: a ticket is of no use any more, a session
+	// ticket of its server is passed over, nothing fails.
+	live.server.shaker.(*Handshake).Ticket()
+	live.client.shaker.Crypto(LevelApp, []byte{typeNewSessionTicket, 0, 0, 1, 0})
+	select {
+	case ev := <-live.events:
+		t.Errorf("an event on a live connection: %+v", ev)
+	default:
+	}
+	if sv.Restarts() == 0 || c.Stats().Lost == 0 {
+		t.Errorf("restarts %d, client %+v", sv.Restarts(), c.Stats())
+	}
+}
+
+// HOSTILE 45: the helper hangs.
+func TestHelperHangs(t *testing.T) {
+	s := newSite(t)
+	leakCheck(t)
+	c := NewClient(ClientOptions{})
+	defer c.Close()
+	log := &logBuffer{}
+	sc := spawnConfig(s.cfg, log)
+	sc.HealthInterval = 200 * time.Millisecond
+	sv, err := Supervise(testContext(t), sc, func(p *Process) error {
+		conn, err := p.Connect(testContext(t))
+		if err != nil {
+			return err
+		}
+		return c.Attach(conn)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sv.Close()
+	p, detached := sv.Current(), c.Detached()
+	if err := syscall.Kill(p.Pid(), syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	failed := make(chan Event, 1)
+	c.Start(serverRequest(func(r *Request) { r.Timeout = 50 * time.Millisecond }), func(e Event) { failed <- e })
+	if he, ok := errors.AsType[*Error]((<-failed).Err); !ok || he.Status != StatusETIMEDOUT && he.Status != StatusEIO {
+		t.Errorf("a handshake with a helper that hangs: %v", he)
+	}
+	select {
+	case <-p.Done():
+	case <-time.After(testWait):
+		t.Fatal("it is left hanging")
+	}
+	<-detached
+	shake(t, viaHelper(c, serverRequest(nil)), viaHelper(c, clientRequest("files.example.com", "smb"))).ok()
+}
+
+// The supervisor's end takes the helper along.
+func TestHelperEndsWithItsSupervisor(t *testing.T) {
+	s := newSite(t)
+	p, _, _ := startHelper(t, s.cfg)
+	_ = p.sock.close()
+	select {
+	case <-p.Done():
+		if p.Err() != nil {
+			t.Error(p.Err())
+		}
+	case <-time.After(testWait):
+		t.Fatal("it stays")
+	}
+}
+
+func TestSpawnErrors(t *testing.T) {
+	leakCheck(t)
+	log := &logBuffer{}
+	_, err := Spawn(testContext(t), spawnConfig(Config{Certificates: []Certificate{{Cert: "/nowhere/x.crt"}}}, log))
+	if err == nil || !strings.Contains(err.Error(), "/nowhere/x.crt") {
+		t.Errorf("missing file: %v", err)
+	}
+	_, err = Spawn(testContext(t), SpawnConfig{Path: "/bin/false", Stderr: log})
+	if err == nil || !strings.Contains(err.Error(), "exit status 1") {
+		t.Errorf("a helper that ends: %v", err)
+	}
+	_, err = Spawn(testContext(t), SpawnConfig{Path: "/nowhere/helper", Stderr: log})
+	if !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a helper that is not there: %v", err)
+	}
+	sc := SpawnConfig{Path: "/bin/sleep", Args: []string{"60"}, Stderr: log, StartTimeout: 100 * time.Millisecond}
+	if _, err = Spawn(testContext(t), sc); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a helper that says nothing: %v", err)
+	}
+}
+
+// HOSTILE 46: the helper is in a sandbox.
+func TestSandbox(t *testing.T) {
+	s := newSite(t)
+	root := os.Geteuid() == 0
+	if root {
+		for dir := s.dir; dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
+			if err := os.Chmod(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.Chmod(s.cfg.Certificates[0].Key, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s.cfg.User = "nobody"
+	}
+	p, c, log := startHelper(t, s.cfg)
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.Pid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"NoNewPrivs:\t1", "Seccomp:\t2"}
+	if root {
+		nobody, err := user.Lookup("nobody")
+		if err != nil {
+			t.Fatal(err)
+		}
+		want = append(want, "Uid:\t"+strings.Repeat(nobody.Uid+"\t", 3)+nobody.Uid, "CapEff:\t0000000000000000", "CapPrm:\t0000000000000000")
+		ours, _ := os.Readlink("/proc/self/ns/net")
+		theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", p.Pid()))
+		if err != nil || ours == theirs {
+			t.Errorf("network namespace %s, ours %s: %v", theirs, ours, err)
+		}
+	}
+	for _, w := range want {
+		if !strings.Contains(string(status), w+"\n") {
+			t.Errorf("no %q in\n%s", w, status)
+		}
+	}
+	// Every thread, not only the first.
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", p.Pid()))
+	for _, f := range tasks {
+		if b, err := os.ReadFile(f); err == nil && !strings.Contains(string(b), "Seccomp:\t2\n") {
+			t.Errorf("%s is not restricted", f)
+		}
+	}
+	limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", p.Pid()))
+	if err != nil || !strings.Contains(strings.Join(strings.Fields(string(limits)), " "), "core file size 0 0") {
+		t.Errorf("core dumps: %s %v", limits, err)
+	}
+	environ, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", p.Pid()))
+	if err != nil || len(environ) != 0 {
+		t.Errorf("environment %q %v", environ, err)
+	}
+	for _, step := range []string{"no-core", "no-dump", "no-new-privs", "seccomp"} {
+		if !strings.Contains(strings.Join(p.Hardening(), " ")+" ", step+" ") {
+			t.Errorf("%s is missing in %q", step, p.Hardening())
+		}
+	}
+	shake(t, viaHelper(c, serverRequest(nil)), viaHelper(c, clientRequest("files.example.com", "smb"))).ok()
+	if !root {
+		return
+	}
+	// The key is root's alone: read at the start, not any more. The old one
+	// stays in use.
+	if err := p.Reload(testContext(t), s.cfg); err == nil || !strings.Contains(err.Error(), "permission denied") {
+		t.Errorf("reload with a key that only root can read: %v", err)
+	}
+	shake(t, viaHelper(c, serverRequest(nil)), viaHelper(c, clientRequest("files.example.com", "smb"))).ok()
+	if err := os.Chmod(s.cfg.Certificates[0].Key, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Reload(testContext(t), s.cfg); err != nil {
+		t.Errorf("%v\n%s", err, log)
+	}
+}
+
+// The filter does what it says, in a process of its own.
+func TestHelperCannotBeToldMore(t *testing.T) {
+	s := newSite(t)
+	p, _, _ := startHelper(t, s.cfg)
+	// A packet process may not configure the helper.
+	conn, err := p.Connect(testContext(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sock := newSocket(conn)
+	defer sock.close()
+	hello(t, sock, rolePacket)
+	var b body
+	b.str(attrJSON, "{}")
+	if err := sock.write(msgReload, 1, false, b); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := sock.read(); err == nil {
+		t.Errorf("RELOAD of a packet process is answered with %v", m.typ)
+	}
+	// Nor does the supervisor get away with a wrong descriptor.
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	as, err := p.ask(testContext(t), msgAttach, nil, unix.UnixRights(int(r.Fd())))
+	if err == nil {
+		err = replyError(as)
+	}
+	if err == nil || !strings.Contains(err.Error(), "no socket") {
+		t.Errorf("a pipe as a connection: %v", err)
+	}
+	as, err = p.ask(testContext(t), msgAttach, nil, unix.UnixRights(int(r.Fd()), int(w.Fd())))
+	if err == nil {
+		err = replyError(as)
+	}
+	if err == nil || !strings.Contains(err.Error(), "2 descriptors") {
+		t.Errorf("two descriptors: %v", err)
+	}
+	if fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.Pid())); err != nil || len(fds) > 12 {
+		t.Errorf("%d descriptors open in the helper: %v", len(fds), err)
+	}
+	if _, err := p.Stats(testContext(t)); err != nil {
+		t.Error(err)
+	}
+}
+
+// The helper as a service, and a packet process that gets its connection from
+// another one.
+func TestListen(t *testing.T) {
+	s := newSite(t)
+	leakCheck(t)
+	srv, err := NewServer(s.cfg, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer srv.Close()
+	path := filepath.Join(s.dir, "tlshd.sock")
+	for round := range 2 { // the second finds a socket left behind
+		l, err := Listen(path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Stat(path)
+		if err != nil || info.Mode().Perm() != 0o660 {
+			t.Errorf("mode %v %v", info.Mode(), err)
+		}
+		ctx, cancel := context.WithCancel(testContext(t))
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if err := l.Serve(ctx, srv); err != nil {
+				t.Error(err)
+			}
+		})
+		if _, err := Listen(path, nil); err == nil {
+			t.Error("two listen at one path")
+		}
+		c := NewClient(ClientOptions{})
+		wg.Go(func() {
+			c.Maintain(ctx, func(ctx context.Context) (*net.UnixConn, error) {
+				conn, err := Dial(ctx, path)
+				if err != nil {
+					return nil, err
+				}
+				return passOn(t, conn), nil
+			})
+		})
+		shake(t, viaHelper(c, serverRequest(nil)), viaHelper(c, clientRequest("files.example.com", "smb"))).ok()
+		if round == 0 {
+			l.path = filepath.Join(s.dir, "another") // so that it stays behind
+		}
+		cancel()
+		c.Close()
+		wg.Wait()
+	}
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Listen(path, nil); err == nil {
+		t.Error("a file was replaced")
+	}
+}
+
+// passOn sends a connection through another socket, as a supervisor does.
+func passOn(t *testing.T, conn *net.UnixConn) *net.UnixConn {
+	t.Helper()
+	defer conn.Close()
+	a, b, err := socketPair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	defer b.Close()
+	if err := SendConn(a, conn); err != nil {
+		t.Fatal(err)
+	}
+	got, err := RecvConn(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got
+}
+
+// HOSTILE 45: the wrong descriptor.
+func TestRecvConnRefuses(t *testing.T) {
+	leakCheck(t)
+	a, b, err := socketPair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	defer b.Close()
+	null, err := os.Open("/dev/null")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	udp, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer udp.Close()
+	uf, err := udp.(*net.UDPConn).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer uf.Close()
+	for _, send := range []struct {
+		data string
+		fds  []int
+	}{{"C", nil}, {"C", []int{int(null.Fd())}}, {"C", []int{int(uf.Fd())}}, {"C", []int{int(null.Fd()), int(null.Fd())}}, {"X", []int{int(null.Fd())}}} {
+		var oob []byte
+		if send.fds != nil {
+			oob = unix.UnixRights(send.fds...)
+		}
+		if _, _, err := a.WriteMsgUnix([]byte(send.data), oob, nil); err != nil {
+			t.Fatal(err)
+		}
+		if c, err := RecvConn(b); err == nil {
+			c.Close()
+			t.Errorf("taken: %q with %d descriptors", send.data, len(send.fds))
+		}
+	}
+	a.Close()
+	if _, err := RecvConn(b); err == nil {
+		t.Error("no error at the end")
+	}
+}
+
+func TestPeerUser(t *testing.T) {
+	a, b, err := socketPair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	defer b.Close()
+	if uid, err := peerUID(a); err != nil || uid != os.Geteuid() {
+		t.Errorf("uid %d: %v", uid, err)
+	}
+	if err := checkPeer(a, nil); err != nil {
+		t.Error(err)
+	}
+	was := ourUID
+	defer func() { ourUID = was }()
+	ourUID = -1
+	if err := checkPeer(a, nil); (err == nil) != (os.Geteuid() == 0) {
+		t.Errorf("a stranger: %v", err)
+	}
+	if err := checkPeer(a, []int{os.Geteuid()}); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,343 @@
+package tlshd
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// helloTimeout is how long a new connection may take to say what it is.
+const helloTimeout = 5 * time.Second
+
+// Server is the helper: it holds keys and trust and plays the TLS side of
+// handshakes for the packet processes that connect to it.
+type Server struct {
+	log   *slog.Logger
+	state atomic.Pointer[state]
+
+	reload sync.Mutex // one reload at a time
+	failed *state     // what the last one that failed has seen; guarded by reload
+	stop   context.CancelFunc
+	ctx    context.Context
+	wg     sync.WaitGroup
+
+	running atomic.Int64 // handshakes without a verdict
+	kept    atomic.Int64 // handshakes known, those waiting for their ticket included
+	count   counters
+}
+
+type counters struct {
+	started, done, failed, resumed, tickets, reloads, reloadErrors, unknown, refusedPeers atomic.Uint64
+}
+
+// ServerStats are a helper's counters since its start.
+type ServerStats struct {
+	Started      uint64 `json:"started"`
+	Done         uint64 `json:"done"`
+	Failed       uint64 `json:"failed"`
+	Resumed      uint64 `json:"resumed"`
+	Tickets      uint64 `json:"tickets"`
+	Reloads      uint64 `json:"reloads"`
+	ReloadErrors uint64 `json:"reload_errors"`
+	// Unknown counts messages for handshakes that are over.
+	Unknown uint64 `json:"unknown"`
+	// RefusedPeers counts connections from users who may not use the helper.
+	RefusedPeers uint64 `json:"refused_peers"`
+	InFlight     int    `json:"in_flight"` // without a verdict
+	Kept         int    `json:"kept"`      // with one, but not forgotten
+}
+
+// NewServer reads everything cfg names. log gets one line a handshake, at level
+// Info; nil: no log.
+func NewServer(cfg Config, log *slog.Logger) (*Server, error) {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	st, err := loadState(cfg, nil, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{log: log}
+	s.ctx, s.stop = context.WithCancel(context.Background())
+	s.state.Store(st)
+	s.wg.Add(1)
+	go s.watch()
+	return s, nil
+}
+
+// Close ends every connection and waits for them.
+func (s *Server) Close() error {
+	s.stop()
+	s.wg.Wait()
+	return nil
+}
+
+// Reload makes cfg the configuration of new handshakes, whole or not at all:
+// after an error everything is as before. User and Group have no effect any
+// more.
+func (s *Server) Reload(cfg Config) error {
+	s.reload.Lock()
+	defer s.reload.Unlock()
+	return s.load(cfg)
+}
+
+func (s *Server) load(cfg Config) error {
+	st, err := loadState(cfg, s.state.Load(), time.Now())
+	if err != nil {
+		s.failed = st
+		s.count.reloadErrors.Add(1)
+		return err
+	}
+	s.failed = nil
+	s.state.Store(st)
+	s.count.reloads.Add(1)
+	return nil
+}
+
+// watch rereads the files when one of them has changed. A set that does not fit
+// together, a new certificate whose key is still the old one, is tried again
+// when it has changed further.
+func (s *Server) watch() {
+	defer s.wg.Done()
+	interval := s.state.Load().cfg.WatchInterval
+	if interval < 0 {
+		return
+	}
+	if interval == 0 {
+		interval = defaultWatch
+	}
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-s.ctx.Done():
+			return
+		case <-tick.C:
+			s.reloadChanged()
+		}
+	}
+}
+
+func (s *Server) reloadChanged() {
+	s.reload.Lock()
+	defer s.reload.Unlock()
+	now := s.state.Load()
+	if s.failed != nil && !s.failed.files.changed() || s.failed == nil && !now.files.changed() {
+		return
+	}
+	if err := s.load(now.cfg); err != nil {
+		s.log.Error("files changed but can not be used, the old ones stay", "error", err.Error())
+		return
+	}
+	s.log.Info("files changed and were reread")
+}
+
+// Stats returns the counters.
+func (s *Server) Stats() ServerStats {
+	c := &s.count
+	return ServerStats{
+		Started: c.started.Load(), Done: c.done.Load(), Failed: c.failed.Load(), Resumed: c.resumed.Load(),
+		Tickets: c.tickets.Load(), Reloads: c.reloads.Load(), ReloadErrors: c.reloadErrors.Load(),
+		Unknown: c.unknown.Load(), RefusedPeers: c.refusedPeers.Load(),
+		InFlight: int(s.running.Load()), Kept: int(s.kept.Load() - s.running.Load()),
+	}
+}
+
+// session is one connection of the helper.
+type session struct {
+	s      *Server
+	sock   *socket
+	ctx    context.Context
+	cancel context.CancelFunc
+
+	mu         sync.Mutex
+	handshakes map[uint64]*serverHandshake
+	wg         sync.WaitGroup
+}
+
+// Serve shakes hands for the packet process at the other end of conn until that
+// goes away or breaks the protocol, ctx ends or the Server is closed. It takes
+// conn over. It returns nil when the other end has closed.
+func (s *Server) Serve(ctx context.Context, conn *net.UnixConn) error {
+	if s.ctx.Err() != nil {
+		_ = conn.Close()
+		return ErrClosed
+	}
+	s.wg.Add(1)
+	defer s.wg.Done()
+	ses := &session{s: s, sock: newSocket(conn), handshakes: map[uint64]*serverHandshake{}}
+	ses.ctx, ses.cancel = context.WithCancel(ctx)
+	defer context.AfterFunc(s.ctx, ses.cancel)()
+	defer context.AfterFunc(ses.ctx, func() { _ = ses.sock.close() })()
+	err := ses.loop()
+	ctxErr := ses.ctx.Err()
+	ses.cancel()
+	_ = ses.sock.close()
+	ses.wg.Wait()
+	ses.sock.wipe()
+	if ctxErr != nil || peerGone(err) {
+		return nil
+	}
+	return err
+}
+
+// peerGone reports whether the other process has closed its end, with or without
+// having read everything.
+func peerGone(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
+func (ses *session) loop() error {
+	if err := greet(ses.sock, rolePacket, ses.s.features()); err != nil {
+		return err
+	}
+	for {
+		m, err := ses.sock.read()
+		if err != nil {
+			return err
+		}
+		as, err := parseAttributes(m.typ, m.body)
+		if err != nil {
+			return err
+		}
+		if err := ses.receive(m, as); err != nil {
+			return err
+		}
+	}
+}
+
+func (s *Server) features() []string {
+	f := []string{"tls1.3", "x509", "crl", "exporter"}
+	if s.state.Load().tickets != nil {
+		f = append(f, "tickets")
+	}
+	return f
+}
+
+// greet reads the first message, which has to be HELLO in the role wanted, and
+// answers it.
+func greet(sock *socket, role uint8, features []string) error {
+	if err := sock.c.SetReadDeadline(time.Now().Add(helloTimeout)); err != nil {
+		return err
+	}
+	m, err := sock.read()
+	if err != nil {
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return protocolError("no HELLO within %v", helloTimeout)
+		}
+		return err
+	}
+	if m.typ != msgHello {
+		return protocolError("%v before HELLO", m.typ)
+	}
+	as, err := parseAttributes(m.typ, m.body)
+	if err != nil {
+		return err
+	}
+	if v, r := as.u8(attrVersion), as.u8(attrRole); v < protoVersion || r != role {
+		return protocolError("HELLO of version %d and role %d, want %d and %d", v, r, protoVersion, role)
+	}
+	if err := sock.c.SetReadDeadline(time.Time{}); err != nil {
+		return err
+	}
+	var b body
+	b.u8(attrVersion, protoVersion)
+	for _, f := range features {
+		b.str(attrFeature, f)
+	}
+	return sock.write(msgCaps, 0, false, b)
+}
+
+// receive handles one message of a packet process.
+func (ses *session) receive(m message, as attributes) error {
+	switch m.typ {
+	case msgStart:
+		return ses.start(m.request, as)
+	case msgStats:
+		return ses.s.sendStats(ses.sock, m.request)
+	case msgCryptoIn, msgLocalTP, msgTicket, msgCancel:
+	default:
+		return protocolError("%v from a packet process", m.typ)
+	}
+	ses.mu.Lock()
+	h := ses.handshakes[m.request]
+	ses.mu.Unlock()
+	if h == nil {
+		// It ended while the message was on its way.
+		ses.s.count.unknown.Add(1)
+		return nil
+	}
+	return h.receive(m, as)
+}
+
+// sendStats answers STATS.
+func (s *Server) sendStats(sock *socket, request uint64) error {
+	j, err := json.Marshal(s.Stats())
+	if err != nil {
+		return err
+	}
+	var b body
+	b.bytes(attrJSON, j)
+	return sock.write(msgStats, request, true, b)
+}
+
+// start begins a handshake, or refuses it.
+func (ses *session) start(id uint64, as attributes) error {
+	s := ses.s
+	ses.mu.Lock()
+	_, dup := ses.handshakes[id]
+	ses.mu.Unlock()
+	if dup || id == 0 {
+		return protocolError("START with the request id %d, which is in use", id)
+	}
+	s.count.started.Add(1)
+	st := s.state.Load()
+	h, bad := newServerHandshake(ses, st, id, as)
+	limit := int64(st.cfg.maxHandshakes())
+	if bad == nil && (s.running.Load() >= limit || s.kept.Load() >= 4*limit) {
+		bad = overload(fmt.Sprintf("handshakes at once, at most %d", limit))
+	}
+	if bad != nil {
+		s.count.failed.Add(1)
+		h.audit(bad)
+		return ses.sock.write(msgDone, id, true, encodeFailure(bad))
+	}
+	s.running.Add(1)
+	s.kept.Add(1)
+	ses.mu.Lock()
+	ses.handshakes[id] = h
+	ses.mu.Unlock()
+	ses.wg.Add(1)
+	go h.run()
+	return nil
+}
+
+// forget removes a handshake. It comes before the message that tells the other
+// end, which may then use its id no more.
+func (ses *session) forget(h *serverHandshake) {
+	ses.mu.Lock()
+	defer ses.mu.Unlock()
+	if ses.handshakes[h.id] == h {
+		delete(ses.handshakes, h.id)
+		ses.s.kept.Add(-1)
+	}
+}
+
+func encodeFailure(e *Error) body {
+	var b body
+	b.u32(attrStatus, uint32(e.Status))
+	b.u8(attrAlert, e.Alert)
+	b.str(attrReason, string(e.Reason))
+	d := printable(e.Detail)
+	b.str(attrDetail, d[:min(len(d), maxDetail)])
+	return b
+}

@@ -1,0 +1,187 @@
+package tlshd
+
+import (
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/binary"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// state is a configuration with everything its files contain. It is immutable;
+// a reload makes a new one, whole or not at all.
+type state struct {
+	cfg     Config
+	files   *fileSet
+	certs   *certificates
+	caSets  map[string]*caSet
+	crls    *revocations
+	tickets *ticketKeys // nil: none
+	client  *clientState
+}
+
+// caSet is a set of CAs that client certificates may come from.
+type caSet struct {
+	pool *x509.CertPool
+	hash [sha256.Size]byte
+	size int
+}
+
+type clientState struct {
+	roots    *x509.CertPool // nil: the system's
+	cert     *tls.Certificate
+	insecure bool
+	sessions *sessionCache // nil: none
+	hash     [sha256.Size]byte
+}
+
+// loadState reads everything a configuration names. old lends keys that live in
+// memory only.
+func loadState(cfg Config, old *state, now time.Time) (*state, error) {
+	st := &state{cfg: cfg, files: &fileSet{}}
+	// The files seen so far are wanted of a failed attempt as well: they say
+	// when another one makes sense.
+	if err := cfg.Validate(); err != nil {
+		return st, err
+	}
+	var err error
+	if st.certs, err = loadServerCertificates(st.files, cfg.Certificates); err != nil {
+		return st, err
+	}
+	st.caSets = map[string]*caSet{}
+	if st.caSets[""], err = loadCASet(st.files, cfg.ClientCA); err != nil {
+		return st, fmt.Errorf("tlshd: client_ca: %w", err)
+	}
+	for name, paths := range cfg.ClientCASets {
+		if st.caSets[name], err = loadCASet(st.files, paths); err != nil {
+			return st, fmt.Errorf("tlshd: client_ca of %q: %w", name, err)
+		}
+	}
+	if st.crls, err = loadRevocations(st.files, cfg.CRL, cfg.CRLExpired); err != nil {
+		return st, err
+	}
+	if st.tickets, err = st.loadTickets(old, now); err != nil {
+		return st, err
+	}
+	if cfg.Client != nil {
+		if st.client, err = loadClient(st.files, cfg.Client, old); err != nil {
+			return st, err
+		}
+	}
+	return st, nil
+}
+
+func (st *state) loadTickets(old *state, now time.Time) (*ticketKeys, error) {
+	switch {
+	case st.cfg.NoTickets:
+		return nil, nil
+	case st.cfg.TicketKeys != "":
+		return loadTicketKeys(st.files, st.cfg.TicketKeys)
+	case old != nil && old.tickets != nil && old.tickets.inMemory:
+		return old.tickets, nil
+	}
+	return newTicketKeys(now), nil
+}
+
+func loadCASet(f *fileSet, paths []string) (*caSet, error) {
+	set := &caSet{pool: x509.NewCertPool()}
+	sum := sha256.New()
+	for _, path := range paths {
+		certs, err := f.readCertificates(path)
+		if err != nil {
+			return nil, err
+		}
+		for _, c := range certs {
+			set.pool.AddCert(c)
+			sum.Write(c.Raw)
+			set.size++
+		}
+	}
+	sum.Sum(set.hash[:0])
+	return set, nil
+}
+
+func loadClient(f *fileSet, c *ClientConfig, old *state) (*clientState, error) {
+	cs := &clientState{insecure: c.InsecureSkipVerify}
+	sum := sha256.New()
+	if len(c.CA) > 0 {
+		set, err := loadCASet(f, c.CA)
+		if err != nil {
+			return nil, fmt.Errorf("tlshd: client ca: %w", err)
+		}
+		cs.roots = set.pool
+		sum.Write(set.hash[:])
+	}
+	if c.Certificate != nil {
+		cert, err := loadCertificate(f, c.Certificate)
+		if err != nil {
+			return nil, fmt.Errorf("tlshd: client certificate: %w", err)
+		}
+		cs.cert = cert
+		sum.Write(cert.Leaf.Raw)
+	}
+	sum.Write([]byte{boolByte(c.InsecureSkipVerify)})
+	sum.Sum(cs.hash[:0])
+	if c.Sessions >= 0 {
+		n := c.Sessions
+		if n == 0 {
+			n = defaultSessions
+		}
+		cs.sessions = &sessionCache{lru: tls.NewLRUClientSessionCache(n)}
+		// A session lives on only under the same trust and identity.
+		if old != nil && old.client != nil && old.client.hash == cs.hash && old.client.sessions != nil {
+			cs.sessions = old.client.sessions
+		}
+	}
+	return cs, nil
+}
+
+// policy is the generation that tickets are bound to: the owner's word and
+// everything here that decides about a client.
+func (st *state) policy(set *caSet, o *Options) [sha256.Size]byte {
+	sum := sha256.New()
+	sum.Write([]byte("quic-fsgw policy 1\x00"))
+	sum.Write(set.hash[:])
+	sum.Write(st.crls.hash[:])
+	sum.Write([]byte{boolByte(st.crls.warnOnly), byte(o.ClientCert)})
+	sum.Write(binary.BigEndian.AppendUint32(nil, uint32(len(o.Policy))))
+	sum.Write([]byte(o.Policy))
+	return [sha256.Size]byte(sum.Sum(nil))
+}
+
+// sessionCache is the sessions of the client role.
+type sessionCache struct {
+	mu  sync.Mutex // around Get and Put of one session, which tickets are for single use
+	lru tls.ClientSessionCache
+}
+
+// scoped returns the part of the cache for one application protocol and remote
+// name: a session is never offered under another.
+func (c *sessionCache) scoped(prefix string) tls.ClientSessionCache {
+	return &scopedCache{c, prefix}
+}
+
+type scopedCache struct {
+	c      *sessionCache
+	prefix string
+}
+
+func (s *scopedCache) Get(key string) (*tls.ClientSessionState, bool) {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	// RFC 8446, Appendix C.4: "Clients SHOULD NOT reuse a ticket for multiple
+	// connections."
+	cs, ok := s.c.lru.Get(s.prefix + key)
+	if ok {
+		s.c.lru.Put(s.prefix+key, nil)
+	}
+	return cs, ok
+}
+
+func (s *scopedCache) Put(key string, cs *tls.ClientSessionState) {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	s.c.lru.Put(s.prefix+key, cs)
+}
