@@ -1,0 +1,201 @@
+package smb
+
+import (
+	"encoding/binary"
+	"fmt"
+	"strings"
+	"sync"
+	"unicode/utf16"
+)
+
+// A session policy looks at what a relay can see: plain requests and responses.
+// A session that encrypts (per session, per share, or by the client's choice)
+// shows nothing but its NEGOTIATE and SESSION_SETUP, and these rules do not
+// bind it; a backend that must be protected from pipes or shares says so itself.
+//
+// A relay cannot answer in the server's place, because it cannot sign. A request
+// that breaks a rule therefore ends the session.
+type policy struct {
+	allowPipes bool
+	shares     map[string]bool // lower case; nil: all
+	throttle   *LogonThrottle
+
+	mu      sync.Mutex // requests and responses come in two goroutines
+	pending map[uint64]pendingTree
+	trees   map[treeKey]bool // known trees; true: a pipe share
+}
+
+// pendingTree is a TREE_CONNECT without its answer.
+type pendingTree struct {
+	session uint64
+	pipes   bool
+}
+
+type treeKey struct {
+	session uint64
+	tree    uint32
+}
+
+// maxTrees bounds what a client can make the gateway remember. Servers stop
+// clients at a few hundred shares a session.
+const maxTrees = 4096
+
+func newPolicy(o *Options) *policy {
+	p := &policy{allowPipes: o.AllowNamedPipes, throttle: o.Logons}
+	if len(o.Shares) > 0 {
+		p.shares = make(map[string]bool, len(o.Shares))
+		for _, s := range o.Shares {
+			p.shares[strings.ToLower(s)] = true
+		}
+	}
+	return p
+}
+
+// watchesTrees reports whether requests need a look at all.
+func (p *policy) watchesTrees() bool { return !p.allowPipes || p.shares != nil }
+
+// requests returns the walker for the client's messages, nil if no rule needs it.
+func (p *policy) requests() *walker {
+	if !p.watchesTrees() {
+		return nil
+	}
+	p.pending = make(map[uint64]pendingTree)
+	p.trees = make(map[treeKey]bool)
+	return &walker{want: wantRequest, see: p.request}
+}
+
+// responses returns the walker for the backend's messages. failed is called for
+// each refused logon and tells whether it may go on.
+func (p *policy) responses(failed func(status uint32) error) *walker {
+	see := func(h header, b []byte) error {
+		if h.command == cmdSessionSetup && h.flags&flagResponse != 0 && isLogonFailure(h.status) {
+			return failed(h.status)
+		}
+		return p.response(h, b)
+	}
+	return &walker{want: p.wantResponse, see: see}
+}
+
+// wantRequest: all of a TREE_CONNECT's path, otherwise the header.
+func wantRequest(h header, b []byte) int {
+	if h.command != cmdTreeConnect {
+		return headerLen
+	}
+	if len(b) < headerLen+8 {
+		return headerLen + 8
+	}
+	off, n := treePath(b)
+	return off + n
+}
+
+// treePath returns where in a TREE_CONNECT request (MS-SMB2 2.2.9) the path is
+// and how long, both in octets, unchecked.
+func treePath(b []byte) (off, n int) {
+	le := binary.LittleEndian
+	return int(le.Uint16(b[headerLen+4:])), int(le.Uint16(b[headerLen+6:]))
+}
+
+func (p *policy) wantResponse(h header, _ []byte) int {
+	if h.command == cmdTreeConnect && p.watchesTrees() {
+		return headerLen + 3
+	}
+	return headerLen
+}
+
+// request judges one request of the client.
+func (p *policy) request(h header, b []byte) error {
+	if h.flags&flagResponse != 0 {
+		return &reasonError{ReasonClientFraming, fmt.Errorf("smb: the client sent a response (command %d)", h.command)}
+	}
+	switch h.command {
+	case cmdTreeConnect:
+		return p.treeConnect(h, b)
+	case cmdCreate:
+		return p.create(h)
+	}
+	return nil
+}
+
+func (p *policy) treeConnect(h header, b []byte) error {
+	share, ok := shareName(b)
+	if !ok {
+		return &reasonError{ReasonShare, fmt.Errorf("smb: TREE_CONNECT with a path that is malformed or over %d octets", maxPath)}
+	}
+	pipes := share == "ipc$"
+	// IPC$ carries more than pipes (DFS referrals, negotiate validation), so
+	// connecting to it is not yet a breach.
+	if p.shares != nil && !pipes && !p.shares[share] {
+		return &reasonError{ReasonShare, fmt.Errorf("smb: share %q is not among the route's shares", share)}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.pending)+len(p.trees) >= maxTrees {
+		return &reasonError{ReasonShare, fmt.Errorf("smb: over %d trees in one session", maxTrees)}
+	}
+	p.pending[h.messageID] = pendingTree{session: h.sessionID, pipes: pipes}
+	return nil
+}
+
+func (p *policy) create(h header) error {
+	if p.allowPipes {
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	pipes, known := p.trees[treeKey{h.sessionID, h.treeID}]
+	if !known || h.flags&flagRelated != 0 {
+		// The tree is one connected out of sight (encrypted, or on another
+		// channel), a guess at the answer to a TREE_CONNECT still under way, or
+		// the one of the request before in the chain. While an IPC$ is under way
+		// the last two cannot be told from an open on it.
+		for _, t := range p.pending {
+			pipes = pipes || t.pipes
+		}
+	}
+	if pipes {
+		return &reasonError{ReasonNamedPipe, fmt.Errorf("smb: a named pipe was opened and named_pipes is deny")}
+	}
+	return nil
+}
+
+// response learns trees from the answers.
+func (p *policy) response(h header, b []byte) error {
+	if h.command != cmdTreeConnect || h.flags&flagAsync != 0 || !p.watchesTrees() {
+		return nil
+	}
+	const shareTypePipe = 0x02 // MS-SMB2 2.2.10
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	t, ok := p.pending[h.messageID]
+	delete(p.pending, h.messageID)
+	if ok && h.status == 0 && len(b) >= headerLen+3 {
+		p.trees[treeKey{h.sessionID, h.treeID}] = t.pipes || b[headerLen+2] == shareTypePipe
+	}
+	return nil
+}
+
+// shareName returns the last element of a TREE_CONNECT's path in lower case.
+func shareName(b []byte) (string, bool) {
+	if len(b) < headerLen+8 {
+		return "", false
+	}
+	off, n := treePath(b)
+	if off < headerLen+8 || n%2 != 0 || n == 0 || n > maxPath || off+n > len(b) {
+		return "", false
+	}
+	path := decodeUTF16(b[off : off+n])
+	i := strings.LastIndexByte(path, '\\')
+	if i < 0 || i == len(path)-1 {
+		return "", false
+	}
+	return strings.ToLower(path[i+1:]), true
+}
+
+// decodeUTF16 reads UTF-16LE; ill-formed pairs become U+FFFD.
+func decodeUTF16(b []byte) string {
+	u := make([]uint16, len(b)/2)
+	for i := range u {
+		u[i] = binary.LittleEndian.Uint16(b[2*i:])
+	}
+	return string(utf16.Decode(u))
+}

@@ -1,0 +1,104 @@
+package sambatest
+
+import (
+	"bufio"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// WholeSuites are the smbtorture suites that pass whole against Start's server,
+// on TCP and over QUIC alike.
+var WholeSuites = []string{
+	"smb2.connect", "smb2.read", "smb2.lock", "smb2.compound", "smb2.compound_find", "smb2.mkdir", "smb2.tcon",
+	"smb2.session-id", "smb2.ioctl-on-stream", "smb2.sharemode", "smb2.deny", "smb2.openattr", "smb2.winattr",
+	"smb2.winattr2", "smb2.sdread", "smb2.secleak", "smb2.name-mangling", "smb2.fileid",
+	"smb2.delete-on-close-perms", "smb2.timestamps", "smb2.stream-inherit-perms",
+}
+
+// knownDifferent are subtests that pass on TCP and not over QUIC for reasons of
+// the client's own: it reports a dropped connection by another status.
+var knownDifferent = map[string]bool{
+	"smb2.session/anon-encryption1": true,
+	"smb2.session/anon-encryption3": true,
+}
+
+// Verdicts maps subtests to "success", "failure", "error" or "skip".
+type Verdicts map[string]string
+
+// SMBTorture runs a suite against g, on a share emptied before.
+func SMBTorture(t testing.TB, s *Server, g Target, suite string) (Verdicts, Output) {
+	t.Helper()
+	left, err := filepath.Glob(filepath.Join(s.Dir, "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range left {
+		if err := os.RemoveAll(f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if g.Limit == 0 {
+		g.Limit = 150 * time.Second
+	}
+	args := append([]string{"smbtorture"}, g.args(t)...)
+	out := run(t, g.Work, g.Limit, append(args, "--option=torture:timelimit=5", suite)...)
+	return parseVerdicts(out.Text), out
+}
+
+// parseVerdicts reads the subunit lines: "success: name", "failure: name [".
+func parseVerdicts(text string) Verdicts {
+	v := Verdicts{}
+	lines := bufio.NewScanner(strings.NewReader(text))
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		kind, name, ok := strings.Cut(lines.Text(), ": ")
+		switch kind {
+		case "success", "failure", "error", "skip":
+			if ok {
+				v[strings.TrimSuffix(name, " [")] = kind
+			}
+		}
+	}
+	return v
+}
+
+// CompareTorture runs a suite over plain (TCP to the server, say) and over other,
+// and fails the test for each subtest that passes on the first and not on the
+// second. Samba's QUIC client has no retransmission timer, and two suites are
+// flaky anywhere: a difference counts only if a second run shows it again. It
+// returns how many subtests were compared.
+func CompareTorture(t testing.TB, s *Server, plain, other Target, suite string) int {
+	t.Helper()
+	want, out := SMBTorture(t, s, plain, suite)
+	if len(want) == 0 {
+		t.Fatalf("smbtorture %s ran nothing on the first target (exit status %d):\n%s", suite, out.Code, tail(out.Text))
+	}
+	got, _ := SMBTorture(t, s, other, suite)
+	worse := difference(suite, want, got)
+	if len(worse) == 0 {
+		return len(want)
+	}
+	t.Logf("%s: %q differ in the first run; once more", suite, worse)
+	got, out = SMBTorture(t, s, other, suite)
+	for _, sub := range difference(suite, want, got) {
+		if slices.Contains(worse, sub) {
+			t.Errorf("%s/%s passes on the first target, and is %q on the second, twice\n%s", suite, sub, got[sub], tail(out.Text))
+		}
+	}
+	return len(want)
+}
+
+// difference lists the subtests that pass in want and not in got.
+func difference(suite string, want, got Verdicts) []string {
+	var worse []string
+	for sub, v := range want {
+		if v == "success" && got[sub] != "success" && !knownDifferent[suite+"/"+sub] {
+			worse = append(worse, sub)
+		}
+	}
+	return worse
+}
