@@ -1,0 +1,177 @@
+package nfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strconv"
+	"sync/atomic"
+	"time"
+)
+
+// Ports are the TCP ports of a backend's side programs. 0 means: see the field.
+type Ports struct {
+	Mount   uint16 // mountd; 0: the backend's portmapper is asked
+	Portmap uint16 // the backend's portmapper; 0: 111
+	NLM     uint16 // lock manager; 0: PROG_UNAVAIL. GRANTED callbacks never reach a client.
+	NSM     uint16 // status monitor; 0: PROG_UNAVAIL
+	Rquota  uint16 // remote quotas; 0: PROG_UNAVAIL
+}
+
+// Config describes the NFS service behind one route. Durations and counts of zero mean the default.
+type Config struct {
+	// Backends are host:port of NFS servers. A new connection takes the first that
+	// answers and stays with it: file handles of one are unknown to the others.
+	Backends []string
+	Ports    Ports
+	// Exports are the roots that clients may MOUNT, with all below them; none: all.
+	Exports []string
+	// AllowGSS passes RPCSEC_GSS calls of NFS through unchanged instead of refusing them.
+	AllowGSS bool
+	// PrivilegedPort dials from a port below 1024, which exports with "secure" ask for.
+	PrivilegedPort bool
+	Limits         Limits
+
+	DialTimeout  time.Duration // one attempt to reach one backend; default 5 s
+	IdleTimeout  time.Duration // no byte either way on a stream; default 10 min
+	DrainTimeout time.Duration // replies still due after the client's FIN; default 30 s
+
+	MaxStreams  int // concurrent streams of the service; default 10000
+	MaxBackends int // concurrent TCP connections to backends; default 10000
+
+	// Dial replaces the TCP dialer. network is "tcp".
+	Dial   func(ctx context.Context, network, address string) (net.Conn, error)
+	Logger *slog.Logger // nil: slog.Default()
+}
+
+func (c Config) withDefaults() Config {
+	def := func(d *time.Duration, v time.Duration) {
+		if *d <= 0 {
+			*d = v
+		}
+	}
+	def(&c.DialTimeout, 5*time.Second)
+	def(&c.IdleTimeout, 10*time.Minute)
+	def(&c.DrainTimeout, 30*time.Second)
+	if c.MaxStreams <= 0 {
+		c.MaxStreams = 10000
+	}
+	if c.MaxBackends <= 0 {
+		c.MaxBackends = 10000
+	}
+	if c.Ports.Portmap == 0 {
+		c.Ports.Portmap = 111
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	c.Limits = c.Limits.withDefaults()
+	return c
+}
+
+// Service is the NFS service of one route, shared by its connections. It is safe for concurrent use.
+type Service struct {
+	cfg      Config
+	exports  exports
+	programs []program // those that are served
+	backends []*backend
+	log      *slog.Logger
+	stats    counters
+}
+
+// counters are updated by all streams; Stats reads them.
+type counters struct {
+	streams, conns               atomic.Int64
+	streamsTotal                 atomic.Uint64
+	dials, dialErrors, dialNanos atomic.Uint64
+	calls, replies               atomic.Uint64
+	answered, refused, discarded atomic.Uint64
+	bytesUp, bytesDown           atomic.Uint64
+	resets                       atomic.Uint64
+	overloads, backendLosses     atomic.Uint64
+}
+
+// Stats is a reading of a Service's counters. All but Streams and Conns only grow.
+type Stats struct {
+	Streams      int64         // streams being served
+	Conns        int64         // TCP connections to backends
+	StreamsTotal uint64        // streams ever served
+	Dials        uint64        // attempts to dial a backend
+	DialErrors   uint64        // of them failed
+	DialTime     time.Duration // time all of them took
+	Calls        uint64        // calls forwarded
+	Replies      uint64        // replies forwarded
+	Answered     uint64        // calls answered here with success (portmapper, MOUNT)
+	Refused      uint64        // calls answered here with an error
+	Discarded    uint64        // messages of the wrong direction
+	BytesUp      uint64        // bytes to backends
+	BytesDown    uint64        // bytes from backends
+	Resets       uint64        // streams ended with a code other than 0
+	Overloads    uint64        // of them because of a limit
+	BackendLost  uint64        // of them because a backend failed
+}
+
+// Stats reads the counters.
+func (s *Service) Stats() Stats {
+	c := &s.stats
+	return Stats{
+		Streams: c.streams.Load(), Conns: c.conns.Load(), StreamsTotal: c.streamsTotal.Load(),
+		Dials: c.dials.Load(), DialErrors: c.dialErrors.Load(), DialTime: time.Duration(c.dialNanos.Load()),
+		Calls: c.calls.Load(), Replies: c.replies.Load(), Answered: c.answered.Load(),
+		Refused: c.refused.Load(), Discarded: c.discarded.Load(),
+		BytesUp: c.bytesUp.Load(), BytesDown: c.bytesDown.Load(), Resets: c.resets.Load(),
+		Overloads: c.overloads.Load(), BackendLost: c.backendLosses.Load(),
+	}
+}
+
+// NewService checks the configuration. It dials nothing.
+func NewService(cfg Config) (*Service, error) {
+	cfg = cfg.withDefaults()
+	e, err := parseExports(cfg.Exports)
+	if err != nil {
+		return nil, err
+	}
+	s := &Service{cfg: cfg, exports: e, log: cfg.Logger}
+	if len(cfg.Backends) == 0 {
+		return nil, errors.New("nfs: no backend given (hint: backends: [\"host:2049\"])")
+	}
+	for _, address := range cfg.Backends {
+		host, port, err := net.SplitHostPort(address)
+		if err != nil {
+			return nil, fmt.Errorf("nfs: backend %q: %w (hint: host:port, NFS is 2049)", address, err)
+		}
+		n, err := strconv.ParseUint(port, 10, 16)
+		if err != nil || n == 0 || host == "" {
+			return nil, fmt.Errorf("nfs: backend %q is not host:port with a port of 1 to 65535", address)
+		}
+		b := &backend{host: host}
+		b.ports = [numServices]uint16{uint16(n), cfg.Ports.Mount, cfg.Ports.NLM, cfg.Ports.NSM, cfg.Ports.Rquota}
+		s.backends = append(s.backends, b)
+	}
+	for _, p := range programs {
+		if p.service == serviceNFS || p.service == serviceMount || s.backends[0].ports[p.service] != 0 {
+			s.programs = append(s.programs, p)
+		}
+	}
+	return s, nil
+}
+
+// program finds a served program.
+func (s *Service) program(number uint32) (program, bool) {
+	for _, p := range s.programs {
+		if p.number == number {
+			return p, true
+		}
+	}
+	return program{}, false
+}
+
+// Relay makes the relay of one client connection. id is the identity bound to it; nil: none,
+// and every call but NULL is refused with AUTH_TOOWEAK. advertise is the gateway's
+// address as the portmapper tells it to the client; the zero value means the stream's local address.
+func (s *Service) Relay(id *Identity, advertise netip.AddrPort) *Relay {
+	return &Relay{svc: s, id: id, advertise: advertise}
+}
