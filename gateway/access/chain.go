@@ -1,0 +1,200 @@
+package access
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/asn1"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// maxChain bounds the work one client can cause.
+const maxChain = 16
+
+// SAN kinds, as the file spells them.
+const (
+	kindDNS   = "dns"
+	kindEmail = "email"
+	kindUPN   = "upn"
+	kindURI   = "uri"
+	kindIP    = "ip"
+)
+
+// Name is one subject alternative name of a certificate, normalised: lower
+// case for dns, email and upn; scheme and host in lower case for uri; an
+// unmapped address for ip.
+type Name struct{ Kind, Value string }
+
+func (n Name) String() string { return n.Kind + ":" + n.Value }
+
+// Chain is a parsed certificate chain. All strings may hold what the client
+// chose to put there: escape them in logs.
+type Chain struct {
+	Subject string // RFC 4514
+	Issuer  string // RFC 4514
+	Serial  string // hex
+	SHA256  string // of the leaf, hex, no colons
+	Names   []Name // of the leaf
+
+	sums [][32]byte // of each certificate
+	dns  [][]dn     // names of issuers at each position
+}
+
+var (
+	oidSAN = asn1.ObjectIdentifier{2, 5, 29, 17}
+	oidUPN = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 311, 20, 2, 3}
+)
+
+// ParseChain reads a chain, DER, leaf first. Any certificate in it that can't
+// be understood is an error: a rule can't say about it that no deny matches.
+func ParseChain(chain [][]byte) (*Chain, error) {
+	if len(chain) == 0 {
+		return nil, errors.New("empty certificate chain")
+	}
+	if len(chain) > maxChain {
+		return nil, fmt.Errorf("chain of %d certificates, at most %d are read", len(chain), maxChain)
+	}
+	c := &Chain{}
+	for i, der := range chain {
+		cert, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, fmt.Errorf("certificate %d of the chain: %w", i, err)
+		}
+		issuer, err := parseDER(cert.RawIssuer)
+		if err != nil {
+			return nil, fmt.Errorf("issuer of certificate %d: %w", i, err)
+		}
+		subject, err := parseDER(cert.RawSubject)
+		if err != nil {
+			return nil, fmt.Errorf("subject of certificate %d: %w", i, err)
+		}
+		// A name counts as an issuer's where a certificate names it as its
+		// issuer, or where the certificate itself stands above the leaf.
+		names := []dn{issuer}
+		if i > 0 && !bytes.Equal(cert.RawSubject, cert.RawIssuer) {
+			names = append(names, subject)
+		}
+		c.dns = append(c.dns, names)
+		c.sums = append(c.sums, sha256.Sum256(der))
+		if i > 0 {
+			continue
+		}
+		c.Subject, c.Issuer = subject.String(), issuer.String()
+		c.Serial = cert.SerialNumber.Text(16)
+		c.SHA256 = hex.EncodeToString(c.sums[0][:])
+		if c.Names, err = alternativeNames(cert); err != nil {
+			return nil, fmt.Errorf("subject alternative names: %w", err)
+		}
+	}
+	return c, nil
+}
+
+// alternativeNames reads the extension itself: crypto/x509 skips otherName,
+// which is where Windows keeps the user principal name.
+func alternativeNames(cert *x509.Certificate) ([]Name, error) {
+	var names []Name
+	for _, ext := range cert.Extensions {
+		if !ext.Id.Equal(oidSAN) {
+			continue
+		}
+		var seq asn1.RawValue
+		if rest, err := asn1.Unmarshal(ext.Value, &seq); err != nil || len(rest) > 0 ||
+			seq.Class != asn1.ClassUniversal || seq.Tag != asn1.TagSequence || !seq.IsCompound {
+			return nil, errors.New("not a sequence")
+		}
+		for rest := seq.Bytes; len(rest) > 0; {
+			var v asn1.RawValue
+			var err error
+			if rest, err = asn1.Unmarshal(rest, &v); err != nil {
+				return nil, err
+			}
+			n, ok, err := generalName(v)
+			if err != nil {
+				return nil, err
+			}
+			if ok && !slices.Contains(names, n) {
+				names = append(names, n)
+			}
+		}
+	}
+	return names, nil
+}
+
+// generalName reads one GeneralName of RFC 5280, Section 4.2.1.6. ok is false
+// for the kinds no rule can name.
+func generalName(v asn1.RawValue) (n Name, ok bool, err error) {
+	if v.Class != asn1.ClassContextSpecific {
+		return n, false, errors.New("a name without a context tag")
+	}
+	switch v.Tag {
+	case 0:
+		upn, isUPN, err := principalName(v.Bytes)
+		if err != nil || !isUPN {
+			return n, false, err
+		}
+		n = Name{kindUPN, strings.ToLower(upn)}
+	case 1:
+		n = Name{kindEmail, strings.ToLower(string(v.Bytes))}
+	case 2:
+		n = Name{kindDNS, strings.TrimSuffix(strings.ToLower(string(v.Bytes)), ".")}
+	case 6:
+		n = Name{kindURI, lowerAuthority(string(v.Bytes))}
+	case 7:
+		ip, ok := netip.AddrFromSlice(v.Bytes)
+		if !ok {
+			return n, false, fmt.Errorf("an IP address of %d octets", len(v.Bytes))
+		}
+		n = Name{kindIP, ip.Unmap().String()}
+	default:
+		return n, false, nil
+	}
+	// "alice@evil\x00.example.com" must not end up under *.example.com.
+	if strings.ContainsFunc(n.Value, func(r rune) bool { return r < 0x20 || r == 0x7f || r == 0xfffd }) {
+		return n, false, fmt.Errorf("control characters in %s name %q", n.Kind, n.Value)
+	}
+	return n, true, nil
+}
+
+// principalName reads the inside of an otherName.
+func principalName(b []byte) (upn string, ok bool, err error) {
+	var id asn1.ObjectIdentifier
+	rest, err := asn1.Unmarshal(b, &id)
+	if err != nil {
+		return "", false, err
+	}
+	if !id.Equal(oidUPN) {
+		return "", false, nil
+	}
+	var outer, inner asn1.RawValue
+	if rest, err = asn1.Unmarshal(rest, &outer); err != nil || len(rest) > 0 ||
+		outer.Class != asn1.ClassContextSpecific || outer.Tag != 0 {
+		return "", false, errors.New("malformed user principal name")
+	}
+	if rest, err = asn1.Unmarshal(outer.Bytes, &inner); err != nil || len(rest) > 0 {
+		return "", false, errors.New("malformed user principal name")
+	}
+	s, ok := stringValue(inner)
+	if !ok {
+		return "", false, errors.New("user principal name is not a string")
+	}
+	return s, true, nil
+}
+
+// lowerAuthority lowers the scheme and the host of a URI, which compare
+// without regard to case (RFC 3986, Section 6.2.2.1), and leaves the rest.
+func lowerAuthority(s string) string {
+	end := len(s)
+	if i := strings.Index(s, "://"); i >= 0 {
+		if j := strings.IndexAny(s[i+3:], "/?#"); j >= 0 {
+			end = i + 3 + j
+		}
+	} else if i := strings.IndexByte(s, ':'); i >= 0 {
+		end = i
+	}
+	return strings.ToLower(s[:end]) + s[end:]
+}

@@ -1,0 +1,126 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+
+	"github.com/quic-fsgw/quic-fsgw/gateway/reason"
+	"github.com/quic-fsgw/quic-fsgw/nfs"
+	"github.com/quic-fsgw/quic-fsgw/quic"
+	"github.com/quic-fsgw/quic-fsgw/smb"
+)
+
+// serveSMB relays the one stream of an SMB connection. When the session is
+// over the connection is closed too: Samba's client takes no notice of FIN or
+// RESET_STREAM when its server is gone.
+func (g *Gateway) serveSMB(ctx context.Context, s *session) {
+	stream, err := s.firstStream(ctx)
+	if err != nil {
+		why := reason.NoStream
+		if s.conn.Err() != nil {
+			why = reason.ClientClosed // it distrusts the server's certificate, say
+		}
+		s.finish(why.Name, err, smb.CodeTimeout)
+		return
+	}
+	relay := *s.route.smb
+	relay.Options.Logons = g.throttles.of(s.client)
+	res := relay.Serve(ctx, stream, s.client)
+	if res.Backend != "" {
+		s.backend.Store(&res.Backend)
+	}
+	if res.Reason.Orderly() {
+		fctx, cancel := context.WithTimeout(ctx, flushTimeout)
+		_ = stream.Flush(fctx) // the client may be gone: then there is nobody to tell
+		cancel()
+	}
+	s.finish(res.Reason.String(), res.Err, res.Reason.Code())
+}
+
+// cleanClose reports a connection that its client closed without an error,
+// which is how Samba ends a session.
+func cleanClose(err error) bool {
+	var te *quic.TransportError
+	var ae *quic.ApplicationError
+	switch {
+	case errors.As(err, &te):
+		return te.Remote && te.Code == quic.NoError
+	case errors.As(err, &ae):
+		return ae.Remote && ae.Code == 0
+	}
+	return false
+}
+
+// firstStream waits for the client's first stream, not for ever.
+func (s *session) firstStream(ctx context.Context) (*quic.Stream, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, firstStreamTimeout, errors.New("the client opened no stream in time"))
+	defer cancel()
+	return s.conn.AcceptStream(ctx)
+}
+
+// serveNFS relays every stream that the client opens.
+func (g *Gateway) serveNFS(ctx context.Context, s *session) {
+	relay := s.route.nfs.Relay(s.identity, advertised(s.conn))
+	var streams sync.WaitGroup
+	defer streams.Wait()
+	for {
+		stream, err := s.conn.AcceptStream(ctx)
+		if err != nil {
+			why := reason.ClientClosed.Name
+			if errors.Is(context.Cause(ctx), errShutdown) {
+				why = reason.Shutdown.Name
+			}
+			s.finish(why, nil, nfs.CodeNoError)
+			return
+		}
+		streams.Add(1)
+		s.streams.Add(1)
+		go func() {
+			defer streams.Done()
+			defer s.streams.Add(-1)
+			g.serveRPC(ctx, s, relay, stream)
+		}()
+	}
+}
+
+func (g *Gateway) serveRPC(ctx context.Context, s *session, relay *nfs.Relay, stream net.Conn) {
+	out := relay.ServeStream(ctx, stream)
+	if out.Backend != "" {
+		s.backend.Store(&out.Backend)
+	}
+	if out.Err != nil {
+		g.log.Info("stream ended", "conn", s.conn.ID(), "route", s.route.name, "reason", reason.OfStream(out.Code).Name, "error", out.Err)
+	}
+}
+
+// endReason names the end of a connection that its transport brought about.
+func endReason(err error) string {
+	var idle *quic.IdleTimeoutError
+	var reset *quic.StatelessResetError
+	var te *quic.TransportError
+	switch {
+	case errors.As(err, &idle):
+		return reason.IdleTimeout.Name
+	case errors.As(err, &reset):
+		return reason.StatelessReset.Name
+	case errors.As(err, &te) && !te.Remote:
+		return localReason(te).Name
+	case errors.As(err, &te) && te.Code != quic.NoError:
+		return reason.ClientError.Name
+	}
+	return ""
+}
+
+// finish records how the session ended and closes its connection.
+func (s *session) finish(why string, err error, code uint64) {
+	if e := endReason(s.conn.Err()); e != "" {
+		why = e
+	}
+	if by := s.cutBy.Load(); by != nil {
+		why = *by
+	}
+	s.outcome = outcome{why, err}
+	_ = s.conn.CloseWithError(code, why)
+}

@@ -1,0 +1,213 @@
+// Package config turns the YAML file that the user writes into a checked,
+// normalised Config. It is the only package that knows YAML.
+//
+// The struct tags below are the one description of the format: the decoder,
+// the printer, the JSON schema (docs/config.schema.json) and the reference
+// (docs/config.md) all read them. Tags:
+//
+//	yaml     the key
+//	doc      one sentence for people
+//	default  what an absent key means, in the file's own notation
+//	enum     the values allowed, separated by |
+//	min,max  bounds, inclusive, in the file's own notation
+package config
+
+import "github.com/quic-fsgw/quic-fsgw/gateway/access"
+
+// Config is a whole, checked file. Parse fills every field: an absent key has
+// its default. The zero Config is not valid.
+type Config struct {
+	Listen []Listen              `yaml:"listen" doc:"UDP addresses to serve on; absent: one entry, :443"`
+	Tlshd  Tlshd                 `yaml:"tlshd" doc:"The handshake helper, the only process that reads private keys"`
+	Access map[string]AccessRule `yaml:"access" doc:"Named access rules; the name public is built in and means no certificate is asked for"`
+	Routes []Route               `yaml:"routes" doc:"First match wins; a connection that matches none is refused"`
+	QUIC   QUIC                  `yaml:"quic" doc:"Transport settings"`
+	Limits Limits                `yaml:"limits" doc:"Bounds on what clients can take"`
+	Admin  Admin                 `yaml:"admin" doc:"Metrics, health and the admin socket"`
+	Log    Log                   `yaml:"log" doc:"Logs"`
+	Client *Client               `yaml:"client" doc:"Trust and identity of the client commands (connect, ls, cat, cp, rm, mkdir, df)"`
+
+	warnings []Problem
+	dec      *decoder // knows where everything stands in the file
+}
+
+// Warnings are the problems that do not keep the file from being used.
+func (c *Config) Warnings() []Problem { return c.warnings }
+
+// Listen is one UDP address.
+type Listen struct {
+	UDP    Addr `yaml:"udp" doc:"Address and port, such as :443 (all addresses, IPv4 and IPv6), 192.0.2.1:443 or [2001:db8::1]:443"`
+	Shards Auto `yaml:"shards" default:"auto" min:"1" max:"64" doc:"Sockets on this address, one reader each; auto: one per CPU, at most 64"`
+}
+
+// Tlshd configures the handshake helper.
+type Tlshd struct {
+	Mode         string        `yaml:"mode" default:"spawn" enum:"spawn|socket" doc:"spawn: serve starts the helper; socket: the helper is a service of its own"`
+	Socket       Path          `yaml:"socket" default:"/run/quic-fsgw/tlshd.sock" doc:"Where the helper listens in mode socket"`
+	User         string        `yaml:"user" default:"" doc:"Account a spawned helper runs as when the gateway is started by root; empty: the gateway's own"`
+	Group        string        `yaml:"group" default:"" doc:"Group of the spawned helper; the key files must be readable by it"`
+	Certificates []Certificate `yaml:"certificates" doc:"Server certificates, chosen by the name the client asks for"`
+	ClientCA     []Path        `yaml:"client_ca" doc:"CA certificates that client certificates must chain to; PEM or DER"`
+	CRL          []Path        `yaml:"crl" doc:"Revocation lists for client certificates; PEM or DER"`
+	CRLExpired   string        `yaml:"crl_expired" default:"refuse" enum:"refuse|warn" doc:"What a list past its nextUpdate does to the clients of that CA"`
+	TicketKeys   Path          `yaml:"ticket_keys" default:"" doc:"File of session ticket keys shared by several gateways; empty: made at start, kept by the helper"`
+}
+
+// Certificate is one server certificate: either Cert and Key, or PFX.
+type Certificate struct {
+	Names []string `yaml:"names" doc:"Server names this certificate is for; *.example.com for one label below"`
+	Cert  Path     `yaml:"cert" default:"" doc:"Certificate chain, leaf first; PEM or DER"`
+	Key   Path     `yaml:"key" default:"" doc:"Private key; PEM or DER"`
+	PFX   Path     `yaml:"pfx" default:"" doc:"PKCS #12 file instead of cert and key"`
+}
+
+// AccessRule is a named rule. Rule is its compiled form.
+type AccessRule struct {
+	ClientCertificate string    `yaml:"client_certificate" enum:"required|optional|none" doc:"required; optional: none given is anonymous, one given must pass; none: never asked for"`
+	Allow             []Matcher `yaml:"allow" doc:"At least one must match, unless a deny does"`
+	Deny              []Matcher `yaml:"deny" doc:"One match anywhere in the chain refuses"`
+	ClientCA          []Path    `yaml:"client_ca" doc:"Instead of tlshd.client_ca, for routes with this rule"`
+
+	Rule *access.Rule `yaml:"-"`
+}
+
+// Matcher is one entry of allow or deny; exactly one field is set.
+type Matcher struct {
+	Issuer string `yaml:"issuer" default:"" doc:"Distinguished name (RFC 4514) of an issuer at any position in the chain"`
+	SHA256 string `yaml:"sha256" default:"" doc:"SHA-256 of a certificate, 64 hex digits, colons allowed; in allow the client's own, in deny any of its chain"`
+	SAN    string `yaml:"san" default:"" doc:"Subject alternative name of the client's own certificate: dns:, email:, upn:, uri: or ip: and a value; * and ip prefixes allowed"`
+	Any    bool   `yaml:"any" default:"false" doc:"In allow only: every certificate that chains to the client CA"`
+}
+
+// Route sends one kind of connection to one service: exactly one of SMB, NFS
+// and Forward is set.
+type Route struct {
+	Name    string   `yaml:"name" doc:"Name in logs and metrics: letters, digits, - and _, at most 64"`
+	Match   Match    `yaml:"match" doc:"What a connection must look like"`
+	Access  string   `yaml:"access" default:"" doc:"Name of an access rule, or public; required for smb and nfs"`
+	SMB     *SMB     `yaml:"smb" doc:"SMB over QUIC to SMB servers on TCP"`
+	NFS     *NFS     `yaml:"nfs" doc:"RPC over QUIC to an NFS server on TCP"`
+	Forward *Forward `yaml:"forward" doc:"Give the connection to another process; not in this release"`
+}
+
+// Kind is smb, nfs or forward.
+func (r *Route) Kind() string {
+	switch {
+	case r.SMB != nil:
+		return "smb"
+	case r.NFS != nil:
+		return "nfs"
+	}
+	return "forward"
+}
+
+// Match selects connections; every field that is set must match.
+type Match struct {
+	ALPN       string `yaml:"alpn" default:"" doc:"Application protocol the client offers; smb routes: smb, nfs routes: sunrpc"`
+	ServerName Names  `yaml:"server_name" doc:"A name, *.suffix (any name below it), or a list; required for smb and nfs"`
+	Listen     Addrs  `yaml:"listen" doc:"Only connections to these listen addresses; one or a list"`
+}
+
+// SMB is a route to SMB servers.
+type SMB struct {
+	Backends   []string `yaml:"backends" doc:"host:port of the SMB servers; port 445 where none is given"`
+	Policy     string   `yaml:"policy" default:"failover" enum:"failover|sticky" doc:"failover: the first that answers; sticky: a client keeps its server"`
+	MinDialect string   `yaml:"min_dialect" default:"3.1.1" enum:"2.0.2|2.1|3.0|3.0.2|3.1.1" doc:"Lowest SMB dialect let through"`
+	NamedPipes string   `yaml:"named_pipes" default:"deny" enum:"deny|allow" doc:"Named pipes, where the traffic can be seen"`
+	Shares     []string `yaml:"shares" doc:"Shares that may be used, where the traffic can be seen; empty: all"`
+	MaxMessage Size     `yaml:"max_message" default:"16777215" min:"65536" max:"16777215" doc:"Longest SMB message, in bytes; the framing's maximum is the default"`
+	Probe      Probe    `yaml:"probe" doc:"How backends are checked; not in this release, where a backend is tried when a client comes"`
+}
+
+// Probe is the account of the SMB health check.
+type Probe struct {
+	User         string `yaml:"user" default:"" doc:"Account of the check"`
+	PasswordFile Path   `yaml:"password_file" default:"" doc:"File that holds its password"`
+}
+
+// NFS is a route to an NFS server.
+type NFS struct {
+	Backends []string `yaml:"backends" doc:"host:port of the NFS server; port 2049 where none is given"`
+	Ports    Ports    `yaml:"ports" doc:"TCP ports of the programs beside NFS on the backend"`
+	Exports  []string `yaml:"exports" doc:"Paths that MOUNT lets through; not a boundary: see docs/threat-model.md"`
+	Identity Identity `yaml:"identity" doc:"Who the client is to the NFS server; AUTH_SYS is replaced, never trusted"`
+}
+
+// Ports are backend ports.
+type Ports struct {
+	Mount   int `yaml:"mount" default:"20048" min:"0" max:"65535" doc:"mountd, for NFSv3; 0: the backend's portmapper is asked for it"`
+	Portmap int `yaml:"portmap" default:"111" min:"0" max:"65535" doc:"The backend's portmapper, asked where mount is 0; clients get answers from the gateway's own; 0: 111"`
+	NLM     int `yaml:"nlm" default:"0" min:"0" max:"65535" doc:"Lock manager, for NFSv3 locks; 0: PROG_UNAVAIL"`
+}
+
+// Identity maps certificates to AUTH_SYS credentials.
+type Identity struct {
+	Map       []MapRow `yaml:"map" doc:"First row that matches decides"`
+	MapFile   Path     `yaml:"map_file" default:"" doc:"More rows, one a line, after those of map; read again at a reload"`
+	Otherwise string   `yaml:"otherwise" default:"squash" enum:"squash|refuse" doc:"What happens to a client no row matches"`
+	SquashUID int      `yaml:"squash_uid" default:"65534" min:"1" max:"4294967294" doc:"User of squashed clients"`
+	SquashGID int      `yaml:"squash_gid" default:"65534" min:"1" max:"4294967294" doc:"Group of squashed clients"`
+}
+
+// MapRow maps one client to a user; exactly one of SAN and SHA256 is set.
+type MapRow struct {
+	SAN    string `yaml:"san" default:"" doc:"As in access rules, such as email:alice@example.com"`
+	SHA256 string `yaml:"sha256" default:"" doc:"SHA-256 of the client's own certificate"`
+	UID    int    `yaml:"uid" min:"0" max:"4294967294" doc:"User number; 0 only when written here"`
+	GID    int    `yaml:"gid" min:"0" max:"4294967294" doc:"Group number"`
+	Groups []int  `yaml:"groups" min:"0" max:"4294967294" doc:"Further groups, at most 16"`
+
+	Matcher access.Matcher `yaml:"-"`
+}
+
+// Forward names the process a connection is given to.
+type Forward struct {
+	UDP Addr `yaml:"udp" doc:"Address and port of the other process"`
+}
+
+// QUIC holds transport settings.
+type QUIC struct {
+	Congestion    string   `yaml:"congestion" default:"newreno" enum:"newreno|cubic|bbr" doc:"Congestion control; this release has newreno"`
+	Versions      []string `yaml:"versions" default:"v1" enum:"v1|v2" doc:"QUIC versions, best first; sunrpc is accepted on v1 only; this release has v1"`
+	IdleTimeout   Duration `yaml:"idle_timeout" default:"30s" min:"1s" max:"24h" doc:"A silent connection ends after this"`
+	Keepalive     Duration `yaml:"keepalive" default:"10s" min:"0s" max:"12h" doc:"PING after this much silence; 0s: none; must be below idle_timeout"`
+	Retry         string   `yaml:"retry" default:"auto" enum:"auto|always|never" doc:"Address validation before a handshake; auto: while many handshakes are under way"`
+	MaxUDPPayload Auto     `yaml:"max_udp_payload" default:"auto" min:"1200" max:"65527" doc:"Bytes per datagram; auto: path MTU discovery"`
+	GSO           string   `yaml:"gso" default:"auto" enum:"auto|on|off" doc:"Send batches with UDP segmentation offload"`
+	GRO           string   `yaml:"gro" default:"auto" enum:"auto|on|off" doc:"Receive batches with UDP receive offload"`
+	ZeroCopy      string   `yaml:"zerocopy" default:"auto" enum:"auto|on|off" doc:"MSG_ZEROCOPY for large batches; not in this release"`
+	EarlyData     string   `yaml:"early_data" default:"off" enum:"off" doc:"0-RTT; file protocols must not use it, so off is the only value"`
+}
+
+// Limits bound what clients can take.
+type Limits struct {
+	Connections                   int  `yaml:"connections" default:"10000" min:"1" max:"10000000" doc:"Connections at a time"`
+	ConnectionsPerClient          int  `yaml:"connections_per_client" default:"64" min:"1" max:"10000000" doc:"Connections of one client at a time: of a certificate, or where none is asked for, of a source address"`
+	HandshakesPerSecond           int  `yaml:"handshakes_per_second" default:"2000" min:"1" max:"10000000" doc:"New handshakes a second; more are refused"`
+	HandshakesPerSecondPerAddress int  `yaml:"handshakes_per_second_per_address" default:"50" min:"1" max:"10000000" doc:"New handshakes a second from one address; more are refused; loopback is exempt"`
+	Memory                        Size `yaml:"memory" default:"1GiB" min:"16MiB" max:"16TiB" doc:"Bytes held in buffers"`
+}
+
+// Admin is the inside view.
+type Admin struct {
+	Socket Path `yaml:"socket" default:"/run/quic-fsgw/admin.sock" doc:"Unix socket of status, reload and drain; empty: none"`
+	HTTP   Addr `yaml:"http" default:"" doc:"Address of /metrics /healthz /readyz /status; empty: none; has no authentication of its own, so keep it on loopback"`
+}
+
+// Log says what is written and where.
+type Log struct {
+	Level  string    `yaml:"level" default:"info" enum:"debug|info|warn|error" doc:"Least severe line that is written"`
+	Format string    `yaml:"format" default:"auto" enum:"auto|text|json" doc:"auto: text on a terminal, JSON elsewhere"`
+	Access LogTarget `yaml:"access" default:"" doc:"Connections, one JSON line each: a file, or journal; empty: none"`
+	Audit  LogTarget `yaml:"audit" default:"" doc:"Access verdicts with certificate details, one JSON line each: a file, or journal; empty: none"`
+	Qlog   Path      `yaml:"qlog" default:"" doc:"Directory for qlog traces; empty: none; not in this release"`
+}
+
+// Client is what client commands use where flags say nothing.
+type Client struct {
+	CA                 Path   `yaml:"ca" default:"" doc:"CA certificates to trust; empty: the system's"`
+	Cert               Path   `yaml:"cert" default:"" doc:"Client certificate chain"`
+	Key                Path   `yaml:"key" default:"" doc:"Its private key"`
+	ServerName         string `yaml:"server_name" default:"" doc:"Name to ask for and to verify, instead of the URL's host"`
+	InsecureSkipVerify bool   `yaml:"insecure_skip_verify" default:"false" doc:"Do not verify the server; for experiments only"`
+}

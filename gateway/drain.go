@@ -1,0 +1,79 @@
+package gateway
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/quic-fsgw/quic-fsgw/gateway/reason"
+)
+
+// Bounds of a drain.
+const (
+	drainLook  = 250 * time.Millisecond // how often sessions are looked at
+	drainQuiet = 3 * time.Second        // an NFS session that has moved nothing for so long is idle
+)
+
+// Drain refuses new connections and waits until the present ones have ended,
+// or ctx is done. NFS sessions with nothing under way are closed, and their
+// clients connect again elsewhere; an SMB session is its client's to end,
+// since open files end with it.
+func (g *Gateway) Drain(ctx context.Context) error {
+	g.refuseNew()
+	tick := time.NewTicker(drainLook)
+	defer tick.Stop()
+	seen := make(map[*session]quiet)
+	for {
+		select {
+		case <-g.idle:
+			return nil
+		case now := <-tick.C:
+			for _, s := range g.live() {
+				if s.route.nfs != nil {
+					seen[s] = seen[s].look(s, now)
+				}
+			}
+		case <-ctx.Done():
+			return fmt.Errorf("gateway: drain: %d sessions still open: %w", len(g.live()), context.Cause(ctx))
+		}
+	}
+}
+
+// quiet is since when a session has moved no byte.
+type quiet struct {
+	since time.Time
+	bytes uint64
+}
+
+// look takes note of what the session has moved, and closes it if it is idle.
+func (q quiet) look(s *session, now time.Time) quiet {
+	st := s.conn.Stats()
+	n := st.StreamBytesReceived + st.StreamBytesSent
+	if q.since.IsZero() || n != q.bytes {
+		q = quiet{now, n}
+	}
+	if s.streams.Load() == 0 && now.Sub(s.started) > drainQuiet || now.Sub(q.since) > drainQuiet {
+		s.cut(reason.Drained)
+	}
+	return q
+}
+
+// refuseNew begins a drain: every session that is let in from now on would be
+// one that nobody waits for.
+func (g *Gateway) refuseNew() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.draining.Store(true)
+	if len(g.sessions) == 0 {
+		g.closeIdle()
+	}
+}
+
+// closeIdle tells that no session is left.
+func (g *Gateway) closeIdle() {
+	select {
+	case <-g.idle:
+	default:
+		close(g.idle)
+	}
+}

@@ -1,0 +1,232 @@
+package gateway
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"github.com/quic-fsgw/quic-fsgw/gateway/access"
+	"github.com/quic-fsgw/quic-fsgw/gateway/config"
+	"github.com/quic-fsgw/quic-fsgw/gateway/reason"
+	"github.com/quic-fsgw/quic-fsgw/gateway/upcall"
+	"github.com/quic-fsgw/quic-fsgw/nfs"
+	"github.com/quic-fsgw/quic-fsgw/quic"
+	"github.com/quic-fsgw/quic-fsgw/smb"
+)
+
+// ALPN names of the services.
+const (
+	alpnSMB = "smb"
+	alpnRPC = "sunrpc"
+)
+
+// smbWindow is the initial receive window on "smb". Samba's client aborts on an
+// assertion when a send blocks, and keeps up to 16 MiB outstanding.
+const smbWindow = 32 << 20
+
+// A table is one compiled configuration.
+type table struct {
+	cfg        *config.Config
+	generation uint64
+	routes     map[*config.Route]*route
+}
+
+// A route is a compiled route.
+type route struct {
+	name  string
+	kind  string
+	alpn  string
+	conf  *config.Route
+	rule  *access.Rule
+	quic  *quic.Config
+	table *table
+
+	smb      *smb.Relay
+	nfs      *nfs.Service
+	identity access.IdentityMap
+	squash   *nfs.Identity // nil: refuse whom no row matches
+}
+
+// compile builds everything a configuration needs, or nothing.
+func (g *Gateway) compile(cfg *config.Config, generation uint64) (*table, error) {
+	t := &table{cfg: cfg, generation: generation, routes: make(map[*config.Route]*route)}
+	for i := range cfg.Routes {
+		rc := &cfg.Routes[i]
+		r, err := g.compileRoute(t, rc)
+		if err != nil {
+			return nil, fmt.Errorf("route %s: %w", rc.Name, err)
+		}
+		t.routes[rc] = r
+	}
+	return t, nil
+}
+
+func (g *Gateway) compileRoute(t *table, rc *config.Route) (*route, error) {
+	r := &route{name: rc.Name, kind: rc.Kind(), conf: rc, table: t, rule: access.Public()}
+	ar, named := t.cfg.Access[rc.Access]
+	if named {
+		r.rule = ar.Rule
+	}
+	var err error
+	switch {
+	case rc.SMB != nil:
+		r.alpn = alpnSMB
+		err = r.compileSMB(rc.SMB)
+	case rc.NFS != nil:
+		r.alpn = alpnRPC
+		err = r.compileNFS(rc.NFS, g.log)
+	default:
+		return nil, fmt.Errorf("this version cannot forward connections to other processes yet (remove the route, or serve that protocol elsewhere)")
+	}
+	if err != nil {
+		return nil, err
+	}
+	r.quic = transportConfig(&t.cfg.QUIC)
+	r.quic.Handshaker, r.quic.NextProtos, r.quic.Tag, r.quic.ManualAdmit, r.quic.Logger = g.opts.Handshaker, []string{r.alpn}, r, true, g.log
+	r.quic.MaxStreamsUni = -1
+	if r.alpn == alpnSMB {
+		r.quic.MaxStreamsBidi = 1
+		r.quic.StreamWindow, r.quic.ConnWindow = smbWindow, smbWindow
+	}
+	policy := &upcall.Policy{Route: rc.Name, Mode: r.rule.Mode, Rules: rulesHash(t.cfg, rc)}
+	if len(ar.ClientCA) > 0 {
+		policy.CASet = rc.Access
+	}
+	r.quic.HandshakeOptions = policy
+	return r, nil
+}
+
+// rulesHash identifies what decides who may use a route, so that a session
+// ticket issued under other rules is refused.
+func rulesHash(cfg *config.Config, rc *config.Route) string {
+	b, err := json.Marshal([]any{rc.Name, rc.Match, rc.Access, cfg.Access[rc.Access], cfg.Tlshd.ClientCA, cfg.Tlshd.CRL})
+	if err != nil {
+		return rc.Name // cannot happen: plain data
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:16])
+}
+
+func (r *route) compileSMB(c *config.SMB) error {
+	policy := smb.Failover
+	if c.Policy == "sticky" {
+		policy = smb.Sticky
+	}
+	b, err := smb.NewBackends(smb.BackendsConfig{Addrs: c.Backends, Policy: policy})
+	if err != nil {
+		return err
+	}
+	dialect, err := smb.ParseDialect(c.MinDialect)
+	if err != nil {
+		return err
+	}
+	r.smb = &smb.Relay{Backends: b, Options: smb.Options{
+		MaxMessage: int(c.MaxMessage), MinDialect: dialect, AllowNamedPipes: c.NamedPipes == "allow", Shares: c.Shares, CleanClose: cleanClose,
+	}}
+	return nil
+}
+
+func (r *route) compileNFS(c *config.NFS, log *slog.Logger) error {
+	s, err := nfs.NewService(nfs.Config{
+		Backends: c.Backends, Exports: c.Exports,
+		Ports:  nfs.Ports{Mount: uint16(c.Ports.Mount), Portmap: uint16(c.Ports.Portmap), NLM: uint16(c.Ports.NLM)},
+		Logger: log,
+	})
+	if err != nil {
+		return err
+	}
+	r.nfs = s
+	var rows []config.MapRow
+	if c.Identity.MapFile != "" {
+		if rows, err = config.LoadMapFile(string(c.Identity.MapFile)); err != nil {
+			return err
+		}
+	}
+	r.identity = c.Identity.Compile(rows)
+	if c.Identity.Otherwise == "squash" {
+		r.squash, err = nfs.NewIdentity(uint32(c.Identity.SquashUID), uint32(c.Identity.SquashGID), nil, nfs.RootRefused)
+	}
+	return err
+}
+
+// transportConfig is the part of a quic.Config that the file sets.
+func transportConfig(q *config.QUIC) *quic.Config {
+	c := &quic.Config{
+		MaxIdleTimeout: time.Duration(q.IdleTimeout), KeepAlive: time.Duration(q.Keepalive), MaxUDPPayload: int(q.MaxUDPPayload),
+	}
+	switch q.Retry {
+	case "always":
+		c.Retry = quic.RetryAlways
+	case "auto":
+		c.Retry = quic.RetryAuto
+	}
+	return c
+}
+
+// baseConfig is the configuration of a connection that is not routed yet.
+func (g *Gateway) baseConfig(cfg *config.Config, e *endpoint) *quic.Config {
+	c := transportConfig(&cfg.QUIC)
+	c.Handshaker, c.Logger, c.ResetKey = g.opts.Handshaker, g.log, g.opts.ResetKey
+	c.GetConfigForClient = func(h *quic.ClientHelloInfo) (*quic.Config, error) { return g.routeHello(e, h) }
+	return c
+}
+
+// routeHello picks the route of a ClientHello. It runs under the connection's lock.
+func (g *Gateway) routeHello(e *endpoint, h *quic.ClientHelloInfo) (*quic.Config, error) {
+	if g.draining.Load() {
+		return nil, refused(reason.Draining)
+	}
+	r, known := g.find(e.addr, h.ALPN, h.ServerName)
+	if r == nil {
+		if known {
+			return nil, &quic.AlertError{Alert: quic.AlertUnrecognizedName, Reason: reason.UnrecognizedName.Name}
+		}
+		return nil, &quic.AlertError{Alert: quic.AlertNoApplicationProtocol, Reason: reason.NoApplicationProtocol.Name}
+	}
+	if err := g.limits.handshake(h.Remote.Addr(), time.Now()); err != nil {
+		return nil, err
+	}
+	return r.quic, nil
+}
+
+// find returns the route of a connection; known tells whether some route
+// serves one of the protocols, under another name.
+func (g *Gateway) find(addr config.Addr, alpn []string, name string) (r *route, known bool) {
+	t := g.table.Load()
+	rc := t.cfg.Route(addr, alpn, name)
+	if rc == nil {
+		for _, x := range t.routes {
+			for _, p := range alpn {
+				known = known || p == x.alpn
+			}
+		}
+		return nil, known
+	}
+	return t.routes[rc], true
+}
+
+// identityOf is the Unix identity of a client, nil to refuse every call.
+func (r *route) identityOf(v *access.Verdict) (*nfs.Identity, error) {
+	u, ok := r.identity.Lookup(v.Chain)
+	if !ok {
+		return r.squash, nil
+	}
+	root := nfs.RootRefused
+	if u.UID == 0 || u.GID == 0 {
+		root = nfs.RootAllowed // written out in the configuration, never by default
+	}
+	return nfs.NewIdentity(u.UID, u.GID, u.Groups, root)
+}
+
+// advertised is the address that the portmapper names to a client.
+func advertised(c *quic.Conn) netip.AddrPort {
+	a, err := netip.ParseAddrPort(c.LocalAddr().String())
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	return a
+}

@@ -1,0 +1,98 @@
+package gateway
+
+import (
+	"time"
+
+	"github.com/quic-fsgw/quic-fsgw/nfs"
+	"github.com/quic-fsgw/quic-fsgw/quic"
+	"github.com/quic-fsgw/quic-fsgw/smb"
+)
+
+// Status is a snapshot for people and programs.
+type Status struct {
+	Uptime      string             `json:"uptime"`
+	Generation  uint64             `json:"config_generation"`
+	Draining    bool               `json:"draining"`
+	Listeners   []ListenerStatus   `json:"listeners"`
+	Routes      []RouteStatus      `json:"routes"`
+	Connections []ConnectionStatus `json:"connections"`
+}
+
+// ListenerStatus is one address.
+type ListenerStatus struct {
+	Address   string     `json:"address"`
+	Shards    int        `json:"shards"`
+	Transport quic.Stats `json:"transport"`
+}
+
+// RouteStatus is one route and its backends.
+type RouteStatus struct {
+	Name     string             `json:"name"`
+	Kind     string             `json:"kind"`
+	Sessions int                `json:"sessions"`
+	SMB      []smb.BackendState `json:"smb_backends,omitempty"`
+	NFS      *nfs.Stats         `json:"nfs,omitempty"`
+}
+
+// ConnectionStatus is one live connection.
+type ConnectionStatus struct {
+	ID       string  `json:"id"`
+	Route    string  `json:"route"`
+	Remote   string  `json:"remote"`
+	Client   string  `json:"client,omitempty"` // certificate subject
+	Backend  string  `json:"backend,omitempty"`
+	Age      string  `json:"age"`
+	BytesIn  uint64  `json:"bytes_in"`
+	BytesOut uint64  `json:"bytes_out"`
+	RTTms    float64 `json:"rtt_ms"`
+	Window   int     `json:"congestion_window"`
+	Held     int     `json:"held_bytes"`
+}
+
+// maxStatusConns bounds the connections that a status lists.
+const maxStatusConns = 10000
+
+// Status returns a snapshot.
+func (g *Gateway) Status() *Status {
+	t := g.table.Load()
+	st := &Status{Uptime: time.Since(g.started).Round(time.Second).String(), Generation: t.generation, Draining: g.draining.Load()}
+	for _, e := range g.endpoints {
+		st.Listeners = append(st.Listeners, ListenerStatus{Address: e.LocalAddr().String(), Shards: len(e.sockets()), Transport: e.Stats()})
+	}
+	live := g.live()
+	count := map[string]int{}
+	for _, s := range live {
+		count[s.route.name]++
+		if len(st.Connections) < maxStatusConns {
+			st.Connections = append(st.Connections, s.status())
+		}
+	}
+	for i := range t.cfg.Routes {
+		r := t.routes[&t.cfg.Routes[i]]
+		rs := RouteStatus{Name: r.name, Kind: r.kind, Sessions: count[r.name]}
+		if r.smb != nil {
+			rs.SMB = r.smb.Backends.State()
+		}
+		if r.nfs != nil {
+			n := r.nfs.Stats()
+			rs.NFS = &n
+		}
+		st.Routes = append(st.Routes, rs)
+	}
+	return st
+}
+
+func (s *session) status() ConnectionStatus {
+	cs := s.conn.Stats()
+	out := ConnectionStatus{
+		ID: s.conn.ID(), Route: s.route.name, Remote: s.conn.RemoteAddrPort().String(), Age: time.Since(s.started).Round(time.Second).String(),
+		BytesIn: cs.StreamBytesReceived, BytesOut: cs.StreamBytesSent, RTTms: float64(cs.SmoothedRTT) / 1e6, Window: cs.CongestionWindow, Held: cs.HeldBytes,
+	}
+	if v := s.verdict.Load(); v != nil && v.Chain != nil {
+		out.Client = v.Chain.Subject
+	}
+	if b := s.backend.Load(); b != nil {
+		out.Backend = *b
+	}
+	return out
+}
