@@ -1,0 +1,167 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/quic-fsgw/quic-fsgw/gateway/config"
+	"github.com/quic-fsgw/quic-fsgw/gateway/pki"
+)
+
+var certCommand = command{
+	name:    "cert",
+	args:    "init | server NAME... | client NAME [--dir DIR]",
+	summary: "make certificates with a small CA, for tests and small sites",
+}
+
+func init() { certCommand.run = runCert }
+
+// Lifetimes: a CA outlives the machines it was made for, a certificate should
+// be renewed every year.
+const (
+	caDays   = 3650
+	certDays = 397
+)
+
+func runCert(_ context.Context, io stdio, args []string) error {
+	fs := certCommand.flags()
+	dir := fs.String("dir", ".", "`folder` of ca.crt and ca.key, where the new files go too")
+	days := fs.Int("days", 0, "days until the certificate ends (default 397, for the CA 3650)")
+	rpc := fs.Bool("rpc", false, "add the usages of RFC 9289 (rpcTLSServer, rpcTLSClient)")
+	name := fs.String("ca-name", "quic-fsgw CA", "init: common name of the CA")
+	email := fs.String("email", "", "client: e-mail `address` to put in, for identity maps")
+	upn := fs.String("upn", "", "client: user principal `name` to put in, for Windows")
+	uri := fs.String("uri", "", "client: `URI` to put in")
+	rest, err := certCommand.parse(io, fs, args)
+	if err != nil {
+		return err
+	}
+	if len(rest) == 0 {
+		return usagef("cert: what kind? (init, server or client)")
+	}
+	if *days < 0 || *days > 36500 {
+		return usagef("cert: --days %d is not from 1 to 36500", *days)
+	}
+	kind, names := rest[0], rest[1:]
+	if *days == 0 {
+		*days = certDays
+		if kind == "init" {
+			*days = caDays
+		}
+	}
+	life := time.Duration(*days) * 24 * time.Hour
+	switch kind {
+	case "init":
+		if len(names) > 0 {
+			return usagef("cert init: unexpected %q", names[0])
+		}
+		_, err := makeCA(io, *dir, *name, life)
+		return err
+	case "server":
+		return certServer(io, *dir, names, life, *rpc)
+	case "client":
+		if len(names) != 1 {
+			return usagef("cert client: needs one name, such as laptop7.corp.example.com")
+		}
+		r := pki.Request{Name: names[0], Client: true, RPC: *rpc, UPN: *upn, Life: life}
+		r.Emails, r.URIs = some(*email), some(*uri)
+		if n, err := config.NormalizeServerName(names[0]); err == nil {
+			r.DNS = []string{n}
+		}
+		ca, err := loadCA(*dir)
+		if err != nil {
+			return err
+		}
+		return issue(io, ca, *dir, r)
+	}
+	return usagef("cert: unknown kind %q (init, server or client)", kind)
+}
+
+func some(s string) []string {
+	if s == "" {
+		return nil
+	}
+	return []string{s}
+}
+
+// certServer issues a certificate for host names and addresses.
+func certServer(io stdio, dir string, names []string, life time.Duration, rpc bool) error {
+	if len(names) == 0 {
+		return usagef("cert server: needs a name, such as files.example.com")
+	}
+	r := pki.Request{Name: names[0], Server: true, RPC: rpc, Life: life}
+	for _, n := range names {
+		if ip, err := netip.ParseAddr(n); err == nil {
+			r.IPs = append(r.IPs, ip)
+			continue
+		}
+		host, err := config.NormalizeServerName(strings.TrimPrefix(n, "*."))
+		if err != nil {
+			return usagef("cert server: %w", err)
+		}
+		if strings.HasPrefix(n, "*.") {
+			host = "*." + host
+		}
+		r.DNS = append(r.DNS, host)
+	}
+	ca, err := loadCA(dir)
+	if err != nil {
+		return err
+	}
+	return issue(io, ca, dir, r)
+}
+
+func loadCA(dir string) (*pki.CA, error) {
+	ca, err := pki.LoadCA(filepath.Join(dir, "ca.crt"), filepath.Join(dir, "ca.key"))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%w (quic-fsgw cert init --dir %s makes a CA)", err, dir)
+	}
+	return ca, err
+}
+
+// makeCA makes ca.crt and ca.key in dir.
+func makeCA(io stdio, dir, name string, life time.Duration) (*pki.CA, error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	ca, pair, err := pki.NewCA(time.Now(), name, life)
+	if err != nil {
+		return nil, err
+	}
+	return ca, writePair(io, pair, dir, "ca")
+}
+
+// issue writes NAME.crt and NAME.key.
+func issue(io stdio, ca *pki.CA, dir string, r pki.Request) error {
+	pair, err := ca.Issue(time.Now(), r)
+	if err != nil {
+		return err
+	}
+	return writePair(io, pair, dir, fileName(r.Name))
+}
+
+func writePair(io stdio, pair *pki.Pair, dir, base string) error {
+	crt, key := filepath.Join(dir, base+".crt"), filepath.Join(dir, base+".key")
+	if err := pair.Write(crt, key); err != nil {
+		return fmt.Errorf("%w (existing files are never replaced)", err)
+	}
+	_, err := fmt.Fprintf(io.out, "%s\n%s\n", crt, key)
+	return err
+}
+
+// fileName is a name that can't leave the folder or hide in it.
+func fileName(name string) string {
+	safe := strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_.@", r) {
+			return r
+		}
+		return '_'
+	}, name)
+	return strings.TrimLeft(safe, ".")
+}
