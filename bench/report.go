@@ -1,0 +1,121 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+)
+
+// A report is docs/performance.md in the making.
+type report struct {
+	quick   bool
+	began   time.Time
+	body    strings.Builder
+	targets [][]string
+	single  float64
+}
+
+func f0(v float64) string { return number("%.0f", v) }
+func f1(v float64) string { return number("%.1f", v) }
+func f2(v float64) string { return number("%.2f", v) }
+func f3(v float64) string { return number("%.3f", v) }
+
+// number leaves what was not measured empty.
+func number(format string, v float64) string {
+	if v == 0 {
+		return ""
+	}
+	return fmt.Sprintf(format, v)
+}
+
+func ratio(a, b float64) float64 {
+	if b == 0 {
+		return 0
+	}
+	return a / b
+}
+
+func median(m []measured, f func(measured) float64) float64 {
+	if len(m) == 0 {
+		return 0
+	}
+	var v []float64
+	for _, x := range m {
+		v = append(v, f(x))
+	}
+	slices.Sort(v)
+	if n := len(v); n%2 == 0 {
+		return (v[n/2-1] + v[n/2]) / 2
+	}
+	return v[len(v)/2]
+}
+
+func (r *report) section(title, text string) {
+	fmt.Fprintf(&r.body, "\n## %s\n\n%s\n\n", title, text)
+}
+
+func (r *report) note(text string) { fmt.Fprintf(&r.body, "\n%s\n", text) }
+
+// A table writes its rows as they come.
+type table struct{ b *strings.Builder }
+
+func (r *report) table(head ...string) table {
+	t := table{&r.body}
+	t.row(head...)
+	t.row(slices.Repeat([]string{"---"}, len(head))...)
+	return t
+}
+
+func (t table) row(cells ...string) { fmt.Fprintf(t.b, "| %s |\n", strings.Join(cells, " | ")) }
+
+func (r *report) target(what, want, got string, met bool) {
+	verdict := "met"
+	if !met {
+		verdict = "missed"
+	}
+	r.targets = append(r.targets, []string{what, want, got, verdict})
+}
+
+// document is the whole file.
+func (r *report) document() string {
+	var b strings.Builder
+	b.WriteString("# Performance\n\nWritten by `make bench`, which builds the peers, runs all of them in turn on one machine and takes medians. " +
+		"Read the ratios: seconds are those of the machine, and of what else it did.\n\n")
+	fmt.Fprintf(&b, "Measured with %s on %s/%s, kernel %s, %d cores, in %.0f minutes", runtime.Version(), runtime.GOOS, runtime.GOARCH, kernel(), runtime.NumCPU(), time.Since(r.began).Minutes())
+	if r.quick {
+		b.WriteString(" (a quick run: few rounds)")
+	}
+	b.WriteString("; quic-go v0.65.0, golang.org/x/net v0.62.0.\n\n## Targets\n\n")
+	t := table{&b}
+	t.row("what", "target", "measured", "")
+	t.row("---", "---", "---", "---")
+	for _, row := range r.targets {
+		t.row(row...)
+	}
+	b.WriteString(r.body.String())
+	b.WriteString(recipe)
+	return b.String()
+}
+
+const recipe = `
+## Look for yourself
+
+    make bench                    everything here; BENCH_QUICK=1 for three minutes instead of twenty
+    quic-fsgw bench server --listen 127.0.0.1:4444 --cpuprofile server.prof
+    quic-fsgw bench client --connect 127.0.0.1:4444 --upload 4GiB --udp-payload 1400 --cpuprofile client.prof
+    go tool pprof -http=: client.prof       the server writes its profile when it ends (Ctrl-C)
+    go test ./quic/... -run '^$' -bench .   the hot functions one by one
+`
+
+// kernel is the version of the running kernel, without what its builder added.
+func kernel() string {
+	b, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	if err != nil {
+		return "unknown"
+	}
+	v, _, _ := strings.Cut(strings.TrimSpace(string(b)), "-")
+	return v
+}

@@ -1,0 +1,264 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/quic-fsgw/quic-fsgw/gateway/perf"
+)
+
+// A runner starts both ends of a peer as processes of their own and collects
+// what they say.
+type runner struct {
+	fsgw  string // the program quic-fsgw
+	self  string
+	quick bool
+}
+
+// ours is the name of quic-fsgw among the peers.
+const ours = "quic-fsgw"
+
+// work is one measurement, the same for every peer.
+type work struct {
+	upload      uint64
+	download    uint64
+	requests    int
+	handshakes  int
+	idle        int
+	streams     int
+	connections int
+	payload     int
+	gso         string // "off", only for quic-fsgw
+	profile     string // prefix of profile names, only for quic-fsgw
+	rtt         time.Duration
+	loss        float64
+	timeout     time.Duration
+}
+
+// measured is what both ends said.
+type measured struct{ client, server perf.Result }
+
+// cpu is CPU seconds per GiB of both ends.
+func (m measured) sender() float64   { return m.client.CPUPerGiB }
+func (m measured) receiver() float64 { return m.server.CPUPerGiB }
+
+// command makes one end of a peer.
+func (r *runner) command(ctx context.Context, peer, end, addr string, w *work) *exec.Cmd {
+	var args []string
+	program := r.self
+	if peer == ours {
+		program = r.fsgw
+		at := "--listen"
+		if end == "client" {
+			at = "--connect"
+		}
+		args = append(args, "bench", end, at, addr, "--json")
+		if w.gso != "" {
+			args = append(args, "--gso", w.gso)
+		}
+		if w.profile != "" {
+			args = append(args, "--cpuprofile", w.profile+"."+end)
+		}
+	} else {
+		args = append(args, peer, end, "--addr", addr)
+	}
+	if w.payload != 0 {
+		args = append(args, "--udp-payload", strconv.Itoa(w.payload))
+	}
+	if end == "client" {
+		args = append(args, clientArgs(peer, w)...)
+	}
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = 5 * time.Second
+	return cmd
+}
+
+func clientArgs(peer string, w *work) (args []string) {
+	number := func(name string, n uint64) {
+		if n > 0 {
+			args = append(args, name, strconv.FormatUint(n, 10))
+		}
+	}
+	number("--upload", w.upload)
+	number("--download", w.download)
+	number("--requests", uint64(w.requests))
+	number("--handshakes", uint64(w.handshakes))
+	number("--idle", uint64(w.idle))
+	number("--streams", uint64(w.streams))
+	number("--connections", uint64(w.connections))
+	if w.idle > 0 {
+		if peer == ours {
+			return append(args, "--seconds", "5")
+		}
+		return append(args, "--hold", "5s")
+	}
+	return args
+}
+
+// A process is a started end that says where it listens.
+type process struct {
+	cmd  *exec.Cmd
+	out  *bufio.Reader
+	addr string
+}
+
+func start(cmd *exec.Cmd) (*process, error) {
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	logs, err := cmd.StderrPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	line, err := bufio.NewReader(logs).ReadString('\n')
+	addr, ok := strings.CutPrefix(strings.TrimSpace(line), "listening on ")
+	if err != nil || !ok {
+		return nil, errors.Join(fmt.Errorf("%v does not listen: %q, %w", cmd.Args, line, err), cmd.Cancel(), cmd.Wait())
+	}
+	go func() { _, _ = io.Copy(io.Discard, logs) }()
+	return &process{cmd, bufio.NewReader(out), addr}, nil
+}
+
+func (p *process) stop() {
+	_ = p.cmd.Process.Signal(syscall.SIGTERM)
+	_ = p.cmd.Wait() // it ends by the signal
+}
+
+func (p *process) result() (r perf.Result, err error) {
+	line, err := p.out.ReadString('\n')
+	if err != nil {
+		return r, fmt.Errorf("%v said nothing: %w", p.cmd.Args, err)
+	}
+	return r, json.Unmarshal([]byte(line), &r)
+}
+
+// once runs both ends of a peer.
+func (r *runner) once(ctx context.Context, peer string, w *work) (m measured, err error) {
+	ctx, cancel := context.WithTimeout(ctx, max(w.timeout, 2*time.Minute))
+	defer cancel()
+	srv, err := start(r.command(ctx, peer, "server", "127.0.0.1:0", w))
+	if err != nil {
+		return m, err
+	}
+	defer srv.stop()
+	addr := srv.addr
+	if w.rtt > 0 {
+		proxy, err := start(r.proxy(ctx, addr, w))
+		if err != nil {
+			return m, err
+		}
+		defer proxy.stop()
+		addr = proxy.addr
+	}
+	base := resident(srv.cmd.Process.Pid)
+	cl := r.command(ctx, peer, "client", addr, w)
+	cl.Stderr = os.Stderr
+	out, err := cl.StdoutPipe()
+	if err != nil {
+		return m, err
+	}
+	if err := cl.Start(); err != nil {
+		return m, err
+	}
+	err = json.NewDecoder(out).Decode(&m.client)
+	idle := resident(srv.cmd.Process.Pid) - base
+	if err = errors.Join(err, cl.Wait()); err != nil {
+		return m, fmt.Errorf("%v: %w", cl.Args, err)
+	}
+	m.server, err = srv.result()
+	m.server.Resident = idle
+	return m, err
+}
+
+func (r *runner) proxy(ctx context.Context, to string, w *work) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, r.self, "proxy", "--to", to, "--rtt", w.rtt.String(), "--loss", strconv.FormatFloat(w.loss, 'g', -1, 64))
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	return cmd
+}
+
+// resident is the memory of a process in RAM, in bytes.
+func resident(pid int) int64 {
+	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "statm"))
+	f := strings.Fields(string(b))
+	if err != nil || len(f) < 2 {
+		return 0
+	}
+	n, err := strconv.ParseInt(f[1], 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n * int64(os.Getpagesize())
+}
+
+// rounds runs all peers in turn, several times, so that what else the machine
+// does meets all of them.
+func (r *runner) rounds(ctx context.Context, n int, works map[string]*work, order []string) (map[string][]measured, error) {
+	all := make(map[string][]measured)
+	for range n {
+		for _, p := range order {
+			peer, _, _ := strings.Cut(p, " ")
+			m, err := r.once(ctx, peer, works[p])
+			if err != nil {
+				if ctx.Err() != nil {
+					return nil, err
+				}
+				fmt.Fprintf(os.Stderr, "%s: %v\n", p, err)
+				continue // it stays out of the table
+			}
+			all[p] = append(all[p], m)
+		}
+	}
+	return all, nil
+}
+
+// runAll measures everything and writes the documents.
+func runAll(ctx context.Context, args []string) error {
+	fs := flag.NewFlagSet("run", flag.ContinueOnError)
+	fsgw := fs.String("fsgw", "bin/quic-fsgw", "the program to measure")
+	docs := fs.String("docs", "docs", "`folder` for performance.md and datapath.svg")
+	if err := fs.Parse(args); err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	r := &runner{fsgw: *fsgw, self: self, quick: os.Getenv("BENCH_QUICK") != ""}
+	limit := 20 * time.Minute
+	if r.quick {
+		limit = 3 * time.Minute
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	rep := &report{quick: r.quick, began: time.Now()}
+	for _, section := range []func(context.Context, *report) error{
+		r.throughput, r.parallel, r.latency, r.handshakes, r.memory, r.lossy, r.sizes, func(ctx context.Context, rep *report) error { return r.datapath(ctx, rep, *docs) },
+	} {
+		if err := section(ctx, rep); err != nil {
+			if ctx.Err() == nil {
+				return err
+			}
+			rep.note("The time for this run was over before the rest could be measured.")
+			break
+		}
+	}
+	fmt.Print(rep.body.String())
+	return os.WriteFile(filepath.Join(*docs, "performance.md"), []byte(rep.document()), 0o644)
+}
