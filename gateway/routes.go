@@ -86,7 +86,7 @@ func (g *Gateway) compileRoute(t *table, rc *config.Route) (*route, error) {
 		err = r.compileSMB(rc.SMB, g.backendChanged(rc.Name))
 	case rc.NFS != nil:
 		r.alpn = alpnRPC
-		err = r.compileNFS(rc.NFS, g.log)
+		err = r.compileNFS(t.cfg, rc.NFS, g.log)
 	default:
 		return nil, fmt.Errorf("this version cannot forward connections to other processes yet (remove the route, or serve that protocol elsewhere)")
 	}
@@ -160,7 +160,7 @@ func (r *route) compileSMB(c *config.SMB, changed func(backend.State)) error {
 	return r.checkSMB(c)
 }
 
-func (r *route) compileNFS(c *config.NFS, log *slog.Logger) error {
+func (r *route) compileNFS(cfg *config.Config, c *config.NFS, log *slog.Logger) error {
 	s, err := nfs.NewService(nfs.Config{
 		Backends: c.Backends, Policy: policyOf(c.Policy), Exports: c.Exports,
 		Ports: nfs.Ports{Mount: uint16(c.Ports.Mount), Portmap: uint16(c.Ports.Portmap), NLM: uint16(c.Ports.NLM),
@@ -174,7 +174,7 @@ func (r *route) compileNFS(c *config.NFS, log *slog.Logger) error {
 	r.nfs = s
 	var rows []config.MapRow
 	if c.Identity.MapFile != "" {
-		if rows, err = config.LoadMapFile(string(c.Identity.MapFile)); err != nil {
+		if rows, err = cfg.LoadMapFile(c.Identity.MapFile); err != nil {
 			return err
 		}
 	}

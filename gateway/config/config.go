@@ -25,10 +25,12 @@ type Config struct {
 	Limits Limits                `yaml:"limits" doc:"Bounds on what clients can take"`
 	Admin  Admin                 `yaml:"admin" doc:"Metrics, health and the admin socket"`
 	Log    Log                   `yaml:"log" doc:"Logs"`
+	RunAs  RunAs                 `yaml:"run_as" doc:"Who the packet process is when root starts serve"`
 	Client *Client               `yaml:"client" doc:"Trust and identity of the client commands (connect, ls, cat, cp, rm, mkdir, df)"`
 
 	warnings []Problem
-	dec      *decoder // knows where everything stands in the file
+	dec      *decoder                     // knows where everything stands in the file
+	read     func(string) ([]byte, error) // of NamedFiles; nil: from the file system
 }
 
 // Warnings are the problems that do not keep the file from being used.
@@ -243,6 +245,12 @@ type Log struct {
 	Access LogTarget `yaml:"access" default:"" doc:"Connections, one JSON line each: a file, or journal; empty: none"`
 	Audit  LogTarget `yaml:"audit" default:"" doc:"Access verdicts with certificate details, one JSON line each: a file, or journal; empty: none"`
 	Qlog   Path      `yaml:"qlog" default:"" doc:"Directory for qlog traces; empty: none; not in this release"`
+}
+
+// RunAs is the account of the packet process.
+type RunAs struct {
+	User  string `yaml:"user" default:"" doc:"Account of the packet process when serve is started by root; empty: quic-fsgw, or if there is none a number that nobody has"`
+	Group string `yaml:"group" default:"" doc:"Its group; empty: the account's"`
 }
 
 // Client is what client commands use where flags say nothing.
