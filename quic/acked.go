@@ -20,7 +20,11 @@ func (c *Conn) ackSpace(space recovery.Space, delay time.Duration) (recovery.Ack
 	}
 	c.eventSpace = space
 	p := &c.path
-	return c.loss.Ack(c.now(), space, c.ackRanges, ecn, delay, c.lossState(), &p.rtt, p.cc, c.ackedFunc, c.lostFunc)
+	res, err := c.loss.Ack(c.now(), space, c.ackRanges, ecn, delay, c.lossState(), &p.rtt, p.cc, c.ackedFunc, c.lostFunc)
+	if res.Congested {
+		c.stats.CEReports++
+	}
+	return res, err
 }
 
 func (c *Conn) onAcked(p *recovery.SentPacket) {

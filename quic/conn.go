@@ -106,6 +106,7 @@ type connGuarded struct {
 	stats           ConnStats
 	batchNearlyFull bool
 	probing         bool // a path MTU probe is being sealed
+	marking         bool // what is being sealed will carry ECT(0)
 }
 
 // An earlyPacket came before its keys.

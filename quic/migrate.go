@@ -46,6 +46,7 @@ func (c *Conn) onOtherAddress(src *packetSource, moves bool) {
 	c.path = p
 	c.stats.PathChanges++
 	c.loss.OnPathChange(p.id)
+	c.testECN()
 	c.startChallenge(&c.path)
 	// Section 9.5: a new path gets a connection ID of its own, where there is one.
 	if old.remote.Addr() != src.remote.Addr() {

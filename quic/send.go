@@ -28,6 +28,7 @@ type outBatch struct {
 	segment int // size of the first datagram
 	count   int
 	path    uint8
+	ecn     uint8
 	sent    int // bytes the socket has taken
 	// scratch space of packet building
 	front []byte
@@ -108,6 +109,7 @@ func (c *Conn) sendHandshake() {
 			return
 		}
 		b := newBatch()
+		c.markBatch(b)
 		n := c.buildCoalesced(b.buf.Bytes()[:0:minDatagram])
 		if n == 0 {
 			b.release()
@@ -152,6 +154,7 @@ func (c *Conn) sendApp() {
 // reports whether there may be more to send.
 func (c *Conn) fillBatch(b *outBatch, maxSegments int) bool {
 	budget, _ := c.budget()
+	c.markBatch(b)
 	for {
 		credit := c.path.amplificationCredit() - b.n
 		if credit < minSlot {
@@ -223,7 +226,7 @@ func (c *Conn) transmit(b *outBatch) bool {
 func (c *Conn) trySend(b *outBatch) bool {
 	sock := c.shard.conn()
 	p := &c.path
-	b.msg = udp.SendMsg{Data: b.buf.Bytes()[b.sent:b.n], SegmentSize: b.segment, Remote: p.remote, Local: p.local, IfIndex: p.ifIndex, DontFragment: true}
+	b.msg = udp.SendMsg{Data: b.buf.Bytes()[b.sent:b.n], SegmentSize: b.segment, Remote: p.remote, Local: p.local, IfIndex: p.ifIndex, ECN: b.ecn, DontFragment: true}
 	err := sock.Send(&b.msg)
 	b.sent += b.msg.Sent
 	b.msg.Data = nil
