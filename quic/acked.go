@@ -30,6 +30,8 @@ func (c *Conn) ackSpace(space recovery.Space, delay time.Duration) (recovery.Ack
 func (c *Conn) onAcked(p *recovery.SentPacket) {
 	if p.PMTUProbe {
 		c.onMTUProbe(p, true)
+	} else {
+		c.watchAcked(p)
 	}
 	if c.eventSpace == recovery.AppData && p.KeyPhase == c.app.generation {
 		c.app.acked = true
@@ -80,6 +82,7 @@ func (c *Conn) onLost(p *recovery.SentPacket) {
 		return
 	}
 	c.stats.PacketsLost++
+	c.watchLost(p)
 	for i := range int(p.NumRecords) {
 		c.loseRecord(p.At(i))
 	}

@@ -20,10 +20,9 @@ func (c *Conn) testECN() {
 	}
 }
 
-// markBatch decides whether the packets of a batch that is about to be built
-// carry ECT(0).
+// markBatch begins a batch: it decides whether its packets carry ECT(0).
 func (c *Conn) markBatch(b *outBatch) {
-	c.marking = c.loss.ECNMark()
+	c.marking, c.batched = c.loss.ECNMark(), false
 	b.ecn = udp.NotECT
 	if c.marking {
 		b.ecn = udp.ECT0
