@@ -94,6 +94,7 @@ func (e *Endpoint) initial(s *shard, cfg *Config, b []byte, h *wire.LongHeader, 
 		c.setID(h.Dst)
 	}
 	c.path.init(0, r.remote, r.local, r.ifIndex, cfg.initialRTT())
+	c.testECN()
 	c.path.validated = valid
 	c.keys[recovery.Initial] = initialKeys(h.Version, h.Dst, true)
 	c.firstDst = h.Dst

@@ -160,6 +160,8 @@ func (c *Conn) recordSent(space recovery.Space, pkt *recovery.SentPacket, size i
 	pkt.Sent = c.now()
 	pkt.InFlight = pkt.InFlight || pkt.AckEliciting
 	pkt.PMTUProbe = c.probing
+	pkt.ECN = c.marking
+	pkt.Batched = c.batched
 	pkt.KeyPhase = c.app.generation
 	if pkt.NumRecords > 0 && pkt.At(0).Kind == recAck {
 		c.recv[space].OnAckSent(c.now())
@@ -192,6 +194,7 @@ func (c *Conn) canSeal(level Level) bool {
 // sealSmall appends a packet of its own with the given frames to b: for
 // CONNECTION_CLOSE and path probes, off the hot path.
 func (c *Conn) sealSmall(b []byte, level Level, frames []byte) []byte {
+	c.marking, c.batched = false, false
 	space := spaceOf(level)
 	pn := c.loss.NextPN(space)
 	const pnLen = 4
