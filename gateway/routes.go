@@ -88,6 +88,9 @@ func (g *Gateway) compileRoute(t *table, rc *config.Route) (*route, error) {
 	r.quic = transportConfig(&t.cfg.QUIC)
 	r.quic.Handshaker, r.quic.NextProtos, r.quic.Tag, r.quic.ManualAdmit, r.quic.Logger = g.opts.Handshaker, []string{r.alpn}, r, true, g.log
 	r.quic.MaxStreamsUni = -1
+	if r.alpn == alpnRPC {
+		r.quic.Versions = []quic.Version{quic.Version1} // the protocol's draft is written for version 1
+	}
 	if r.alpn == alpnSMB {
 		r.quic.MaxStreamsBidi = 1
 		r.quic.StreamWindow, r.quic.ConnWindow = smbWindow, smbWindow
@@ -153,10 +156,16 @@ func (r *route) compileNFS(c *config.NFS, log *slog.Logger) error {
 	return err
 }
 
+// quicVersions are the values of quic.versions.
+var quicVersions = map[string]quic.Version{"v1": quic.Version1, "v2": quic.Version2}
+
 // transportConfig is the part of a quic.Config that the file sets.
 func transportConfig(q *config.QUIC) *quic.Config {
 	c := &quic.Config{
 		MaxIdleTimeout: time.Duration(q.IdleTimeout), KeepAlive: time.Duration(q.Keepalive), MaxUDPPayload: int(q.MaxUDPPayload),
+	}
+	for _, v := range q.Versions {
+		c.Versions = append(c.Versions, quicVersions[v])
 	}
 	switch q.Retry {
 	case "always":

@@ -24,6 +24,16 @@ type Config struct {
 	NextProtos       []string   // ALPN protocols: offered, or accepted
 	Tag              any        // the owner's own, for example its route
 
+	// Versions are the QUIC versions to use, best first; nil: Version1, Version2. A
+	// client begins with the first and offers all. A server takes its own best of
+	// what the client offers (RFC 9368); those of the Config that the ClientHello
+	// chose count, if they are among those of the endpoint's.
+	Versions []Version
+
+	// NoGrease leaves out what exercises the peer: reserved versions and transport
+	// parameters stay, but the QUIC bit is always 1 and must be (RFC 9287).
+	NoGrease bool
+
 	// GetConfigForClient chooses the Config of one client by its ClientHello.
 	// It runs under the connection's lock: it must be quick and do no I/O.
 	// An *AlertError refuses with that alert, a *TransportError with that code,

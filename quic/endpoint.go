@@ -150,7 +150,7 @@ func (e *Endpoint) Dial(ctx context.Context, remote netip.AddrPort, cfg *Config)
 		return nil, ErrEndpointClosed
 	}
 	remote = netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port()) // as sockets report it
-	c := newConn(e, e.shards[0], cfg, false, wire.Version1)
+	c := newConn(e, e.shards[0], cfg, false, cfg.versions()[0])
 	c.lock()
 	var odcid [12]byte
 	_, _ = rand.Read(odcid[:])

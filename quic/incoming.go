@@ -2,6 +2,7 @@ package quic
 
 import (
 	"crypto/rand"
+	"slices"
 	"sync"
 	"time"
 
@@ -40,12 +41,12 @@ func (e *Endpoint) unknown(s *shard, r *rxBatch, id wire.ConnID) {
 			e.stats.DropUnknown.Add(1)
 			continue
 		}
-		if v != wire.Version1 {
-			e.negotiate(s, b, r, v, dst, src)
+		if !slices.Contains(cfg.versions(), v) || !v.Known() {
+			e.negotiate(s, cfg, b, r, v, dst, src)
 			continue
 		}
 		h, err := wire.ParseLong(b)
-		if err != nil || h.Type != wire.PacketInitial {
+		if err != nil || h.Type != wire.PacketInitial || cfg.NoGrease && !wire.HasFixedBit(b[0]) {
 			e.stats.DropUnknown.Add(1)
 			continue
 		}
@@ -165,7 +166,7 @@ func (e *Endpoint) refuse(s *shard, h *wire.LongHeader, r *rxBatch, code Transpo
 // negotiate answers a version we do not speak. RFC 9000, Section 6.1: "A server
 // MUST NOT send more than one Version Negotiation packet in response to a
 // single UDP datagram", and only to one large enough to start a connection.
-func (e *Endpoint) negotiate(s *shard, b []byte, r *rxBatch, v wire.Version, dst, src []byte) {
+func (e *Endpoint) negotiate(s *shard, cfg *Config, b []byte, r *rxBatch, v wire.Version, dst, src []byte) {
 	if v == 0 || len(b) < minDatagram {
 		e.stats.DropVersion.Add(1)
 		return
@@ -173,7 +174,7 @@ func (e *Endpoint) negotiate(s *shard, b []byte, r *rxBatch, v wire.Version, dst
 	var random [5]byte
 	_, _ = rand.Read(random[:])
 	grease := wire.ReservedVersion(uint32(random[1])<<24 | uint32(random[2])<<16 | uint32(random[3])<<8 | uint32(random[4]))
-	out := wire.AppendVersionNegotiation(make([]byte, 0, 64), src, dst, []wire.Version{wire.Version1, grease}, random[0])
+	out := wire.AppendVersionNegotiation(make([]byte, 0, 64), src, dst, append(slices.Clone(cfg.versions()), grease), random[0])
 	e.stats.VersionNegotiations.Add(1)
 	e.reply(s, r, out)
 }

@@ -131,6 +131,9 @@ func (d *Dialer) dialAddr(ctx context.Context, alpn, host string, at netip.AddrP
 		Handshaker: d.Handshaker, ServerName: name, NextProtos: []string{alpn}, KeepAlive: 10 * time.Second,
 		StreamWindow: dialWindow, ConnWindow: dialWindow, MaxStreamsUni: -1, MaxStreamsBidi: -1, Logger: d.Logger,
 	}
+	if alpn == "sunrpc" {
+		cfg.Versions = []quic.Version{quic.Version1} // the protocol's draft is written for version 1
+	}
 	return e.Dial(ctx, at, cfg)
 }
 
