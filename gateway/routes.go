@@ -33,6 +33,7 @@ type table struct {
 	cfg        *config.Config
 	generation uint64
 	routes     map[*config.Route]*route
+	keys       [][32]byte // quic.address_keys
 }
 
 // A route is a compiled route.
@@ -61,6 +62,12 @@ func (g *Gateway) compile(cfg *config.Config, generation uint64) (*table, error)
 			return nil, fmt.Errorf("route %s: %w", rc.Name, err)
 		}
 		t.routes[rc] = r
+	}
+	if name := cfg.QUIC.AddressKeys; name != "" {
+		var err error
+		if t.keys, err = config.LoadAddressKeys(string(name)); err != nil {
+			return nil, fmt.Errorf("quic.address_keys: %w", err)
+		}
 	}
 	return t, nil
 }
@@ -179,7 +186,11 @@ func transportConfig(q *config.QUIC) *quic.Config {
 // baseConfig is the configuration of a connection that is not routed yet.
 func (g *Gateway) baseConfig(cfg *config.Config, e *endpoint) *quic.Config {
 	c := transportConfig(&cfg.QUIC)
-	c.Handshaker, c.Logger, c.ResetKey = g.opts.Handshaker, g.log, g.opts.ResetKey
+	c.Handshaker, c.Logger = g.opts.Handshaker, g.log
+	c.RetryAbove = cfg.Limits.HandshakesPerSecond / 2
+	if c.AddressKeys = g.table.Load().keys; c.AddressKeys == nil {
+		c.ResetKey = g.opts.ResetKey
+	}
 	c.GetConfigForClient = func(h *quic.ClientHelloInfo) (*quic.Config, error) { return g.routeHello(e, h) }
 	return c
 }

@@ -13,6 +13,7 @@ import (
 func TestVersionsOfRoutes(t *testing.T) {
 	g := &Gateway{log: slog.New(slog.DiscardHandler)}
 	tab := &table{cfg: &config.Config{QUIC: config.QUIC{Versions: []string{"v2", "v1"}}}}
+	g.table.Store(tab)
 	for _, x := range []struct {
 		route config.Route
 		want  []quic.Version

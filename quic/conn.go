@@ -69,7 +69,8 @@ type connGuarded struct {
 	firstDst      wire.ConnID // server: what the Initials of this connection are sent to
 	retrySrc      wire.ConnID
 	retried       bool
-	token         []byte // client: Retry token
+	token         []byte // client: of Retry or of an earlier connection, for Initials
+	tokenDue      bool   // server: NEW_TOKEN is due
 	peerParams    wire.TransportParams
 	haveParams    bool
 	peerVerified  bool // client: the server has validated our address: it acknowledged a Handshake packet

@@ -390,6 +390,7 @@ func (c *Conn) admit() {
 		// HANDSHAKE_DONE frame as soon as the handshake is complete." Here that is
 		// when the client was also found to be allowed.
 		c.hsDone = true
+		c.tokenDue = c.cfg.Retry != RetryNever
 		c.confirm()
 		c.hs.Ticket()
 	}

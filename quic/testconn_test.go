@@ -383,6 +383,8 @@ func parseFrame(t testing.TB, b []byte) (f frame) {
 		var sf wire.StreamFrame
 		sf, f.n = wire.ConsumeStream(b)
 		f.typ, f.id, f.off, f.data, f.fin = wire.FrameStream, sf.ID, sf.Off, sf.Data, sf.Fin
+	case typ == wire.FrameNewToken:
+		f.data, f.n = wire.ConsumeNewToken(b)
 	case typ == wire.FrameMaxData:
 		f.max, f.n = wire.ConsumeMaxData(b)
 	case typ == wire.FrameMaxStreamData:

@@ -291,6 +291,7 @@ func (c *Conn) restart(v Version) {
 	limit := c.crypto[recovery.Initial].limit
 	c.crypto[recovery.Initial] = cryptoStream{limit: limit}
 	c.probes[recovery.Initial] = 0
+	c.token = c.cfg.Tokens.take(c.cfg.ServerName, v)
 	c.lastHeard = c.now()
 	c.startClient()
 	c.dirty = true
