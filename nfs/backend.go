@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"github.com/quic-fsgw/quic-fsgw/internal/tcpio"
 )
 
 // backend is one NFS server.
@@ -117,7 +119,7 @@ func (s *Service) dial(ctx context.Context, b *backend, svc service) (net.Conn, 
 		return nil, fmt.Errorf("nfs: dial %s service of %s: %w", svc, b, err)
 	}
 	b.setUp()
-	return conn, nil
+	return tcpio.Wrap(conn), nil
 }
 
 // hangUp closes a connection that dial opened; call it once.

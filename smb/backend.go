@@ -9,6 +9,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/quic-fsgw/quic-fsgw/internal/tcpio"
 )
 
 // Policy is how a backend is chosen among several.
@@ -36,7 +38,7 @@ type BackendsConfig struct {
 // sessions it gets. Safe for use by many goroutines.
 type Backends struct {
 	cfg    BackendsConfig
-	dialer net.Dialer
+	dialer tcpio.Dialer
 
 	mu    sync.Mutex
 	state []BackendState
