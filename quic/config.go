@@ -3,6 +3,8 @@ package quic
 import (
 	"log/slog"
 	"time"
+
+	"github.com/quic-fsgw/quic-fsgw/quic/qlog"
 )
 
 // RetryMode says when a server validates addresses with Retry packets (RFC 9000, Section 8.1.2).
@@ -87,6 +89,10 @@ type Config struct {
 	Tokens *TokenStore
 
 	Logger *slog.Logger // nil: silent
+
+	// Qlog makes a trace of each connection, or of some. nil: of none. Whoever
+	// opened it closes it, after the Endpoint.
+	Qlog *qlog.Tracer
 }
 
 // Limits and defaults that are not configuration.

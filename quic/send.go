@@ -93,6 +93,9 @@ func (c *Conn) flush() {
 	}
 	if c.state < stateClosing {
 		c.loss.SetAppLimited(c.blocked == nil && !c.wantsApp())
+		if c.trace != nil {
+			c.traceMetrics()
+		}
 		c.setTimer()
 	}
 }

@@ -10,7 +10,7 @@ import (
 type Packet struct {
 	Type     wire.PacketType
 	PN       uint64
-	Size     int // of the whole packet
+	Size     int // of the whole packet; 0: not known
 	Payload  int // of its frames
 	KeyPhase bool
 	Src, Dst wire.ConnID // of long headers
@@ -41,11 +41,11 @@ func (t *Trace) Received(now time.Time, p *Packet, frames []byte) {
 
 func (t *Trace) packet(now time.Time, name string, p *Packet, frames []byte, last *StreamFrame) {
 	b := appendHeader(t.begin(now, name), p)
-	b = append(b, `,"raw":{"length":`...)
-	b = appendInt(b, p.Size)
-	if p.Payload > 0 {
-		b = addUint(b, "payload_length", uint64(p.Payload))
+	b = append(b, `,"raw":{`...)
+	if p.Size > 0 {
+		b = append(appendInt(append(b, `"length":`...), p.Size), ',')
 	}
+	b = appendInt(append(b, `"payload_length":`...), p.Payload)
 	b = append(b, `},"frames":[`...)
 	at := len(b)
 	b = appendFrames(b, frames, len(t.buf)+recordSize-512)
@@ -95,13 +95,15 @@ func (t *Trace) Lost(now time.Time, typ wire.PacketType, pn uint64, trigger stri
 }
 
 // Dropped is transport:packet_dropped. trigger is the label of the
-// endpoint's counter: decrypt, duplicate, no-keys, ...
+// endpoint's counter: decrypt, duplicate, no-keys, ... A size of 0 is not known.
 func (t *Trace) Dropped(now time.Time, size int, trigger string) {
 	if !t.on() {
 		return
 	}
-	b := append(t.begin(now, "transport:packet_dropped"), `"raw":{"length":`...)
-	b = appendInt(b, size)
+	b := append(t.begin(now, "transport:packet_dropped"), `"raw":{`...)
+	if size > 0 {
+		b = appendInt(append(b, `"length":`...), size)
+	}
 	b = append(b, '}')
 	t.end(addString(b, "trigger", trigger))
 }
