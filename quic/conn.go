@@ -90,6 +90,7 @@ type connGuarded struct {
 	acct        accounts
 	flow        connFlow
 	streams     streamTable
+	toWake      wakeList
 
 	largestPN       int64 // largest 1-RTT packet number received
 	lastHeard       time.Time
@@ -157,14 +158,15 @@ func (c *Conn) lock() {
 // and an acknowledgement alone would cost a datagram before that answer.
 func (c *Conn) unlock() {
 	for {
-		if c.inbox.some.Load() {
+		if c.inbox.work() {
 			c.clock = time.Now()
 			c.drain()
 		}
 		c.flush()
 		c.chargeMemory()
+		c.wake()
 		c.mu.Unlock()
-		if !c.inbox.some.Load() || !c.mu.TryLock() {
+		if !c.inbox.work() || !c.mu.TryLock() {
 			return
 		}
 	}
@@ -172,7 +174,7 @@ func (c *Conn) unlock() {
 
 // pump does the work in the inbox unless somebody else is at it.
 func (c *Conn) pump() {
-	if c.inbox.some.Load() && c.mu.TryLock() {
+	if c.inbox.work() && c.mu.TryLock() {
 		c.clock = time.Now()
 		c.unlock()
 	}
@@ -201,15 +203,21 @@ func (c *Conn) drain() {
 		if w.writable {
 			c.sendBlocked()
 		}
+		if c.inbox.mine.Load() {
+			return // the reader sees to what came meanwhile
+		}
 	}
 }
 
 // receive processes a batch at once if the connection is free, or leaves it. It
 // reports whether flushLate has to be called soon.
 func (c *Conn) receive(r *rxBatch) (late bool) {
-	if !c.mu.TryLock() {
-		if !c.inbox.pushBatch(*r) {
-			c.ep.stats.DropBusy.Add(1)
+	if !c.mu.TryLock() && !c.leave(r) {
+		if r.total >= viewThreshold {
+			// The reader comes back to it. Left to the one who has the connection, it
+			// would keep him from his own work for as long as more arrives.
+			c.inbox.mine.Store(true)
+			return true
 		}
 		c.pump()
 		return false
@@ -223,14 +231,44 @@ func (c *Conn) receive(r *rxBatch) (late bool) {
 		return false
 	}
 	late = c.dirty
+	if r.total < viewThreshold {
+		c.wake()
+	} else {
+		late = late || len(c.toWake) > 0
+	}
 	c.mu.Unlock()
 	c.pump()
 	return late
 }
 
+// A full inbox is no congestion: whoever has the connection lost the processor,
+// and a drop would cost the peer half its congestion window. A reader can wait
+// that out, but not for ever, because other connections wait for it.
+const (
+	busyWait  = 100 * time.Microsecond
+	busyWaits = 50
+)
+
+// leave leaves a batch to whoever has the connection, or drops it. It reports
+// that it got hold of the connection instead.
+func (c *Conn) leave(r *rxBatch) (locked bool) {
+	for range busyWaits {
+		if c.inbox.pushBatch(*r) {
+			return false
+		}
+		time.Sleep(busyWait)
+		if c.mu.TryLock() {
+			return true
+		}
+	}
+	c.ep.stats.DropBusy.Add(1)
+	return false
+}
+
 // flushLate sends what receive has put off, unless whoever has the connection
 // now is going to do so.
 func (c *Conn) flushLate() {
+	c.inbox.mine.Store(false)
 	if c.mu.TryLock() {
 		c.clock = time.Now()
 		c.unlock()

@@ -48,6 +48,7 @@ var batchLists = sync.Pool{New: func() any { return new(batchList) }}
 
 type inbox struct {
 	some atomic.Bool
+	mine atomic.Bool // the socket's reader is going to take what there is
 
 	mu       sync.Mutex
 	list     *batchList // lends batches its memory
@@ -60,6 +61,9 @@ type inbox struct {
 	timer    bool
 	writable bool
 }
+
+// work tells whether there is something that nobody else sees to.
+func (b *inbox) work() bool { return b.some.Load() && !b.mine.Load() }
 
 // pushBatch leaves a batch. A large one keeps its buffer by reference; a small
 // one is copied to others of its kind, or each datagram would pin a buffer.
