@@ -36,7 +36,7 @@ type Stream struct {
 	waits  bool // in conn.waiting
 	// in conn.toWake, for the reader, the writer or both
 	wakeRead, wakeWrite bool
-	gone   bool // no longer in conn.streams
+	gone                bool // no longer in conn.streams
 }
 
 // A recvHalf is the receiving part of a stream (RFC 9000, Section 3.2).
