@@ -141,7 +141,7 @@ func (r *receiver) receive(fd uintptr) {
 		r.hdr.Namelen = uint32(unsafe.Sizeof(r.name))
 		r.hdr.SetControllen(int(unsafe.Sizeof(r.ctl)))
 		r.hdr.Flags = 0
-		n, _, errno := unix.Syscall(unix.SYS_RECVMSG, fd, uintptr(unsafe.Pointer(&r.hdr)), unix.MSG_DONTWAIT)
+		n, _, errno := unix.RawSyscall(unix.SYS_RECVMSG, fd, uintptr(unsafe.Pointer(&r.hdr)), unix.MSG_DONTWAIT)
 		r.n, r.errno = int(n), errno
 		st := &r.sock.stats
 		switch {
