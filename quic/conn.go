@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/quic-fsgw/quic-fsgw/quic/recovery"
@@ -37,6 +38,7 @@ type Conn struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	ready  chan struct{} // closed when TLS is complete or the connection is over
+	wanted atomic.Int32  // those who wait for mu
 
 	mu sync.Mutex // guards everything below
 	connGuarded
@@ -50,6 +52,7 @@ type connGuarded struct {
 	greases bool // the peer takes packets whose QUIC bit is 0
 	state   connState
 	dirty   bool // there may be something to send
+	late    bool // the socket's reader is going to send it, and to wake whom there is to wake
 	path    path
 	prev    *path // validated path to return to while the new one is unproven
 	paths   uint8 // path ids given out
@@ -156,7 +159,11 @@ func (c *Conn) setID(odcid wire.ConnID) {
 
 // lock takes the connection for the application.
 func (c *Conn) lock() {
-	c.mu.Lock()
+	if !c.mu.TryLock() {
+		c.wanted.Add(1)
+		c.mu.Lock()
+		c.wanted.Add(-1)
+	}
 	c.clock = time.Now()
 }
 
@@ -169,6 +176,7 @@ func (c *Conn) unlock() {
 			c.clock = time.Now()
 			c.drain()
 		}
+		c.late = false
 		c.flush()
 		c.chargeMemory()
 		c.wake()
@@ -177,6 +185,18 @@ func (c *Conn) unlock() {
 			return
 		}
 	}
+}
+
+// unlockQuiet gives the connection back and leaves to the reader what that has
+// put off (see late), unless there is more to send than acknowledgements.
+func (c *Conn) unlockQuiet() {
+	if !c.late || c.wantsApp() {
+		c.unlock()
+		return
+	}
+	c.chargeMemory()
+	c.mu.Unlock()
+	c.pump()
 }
 
 // pump does the work in the inbox unless somebody else is at it.
@@ -219,7 +239,9 @@ func (c *Conn) drain() {
 // receive processes a batch at once if the connection is free, or leaves it. It
 // reports whether flushLate has to be called soon.
 func (c *Conn) receive(r *rxBatch) (late bool) {
-	if !c.mu.TryLock() && !c.leave(r) {
+	// Who waits for the connection comes first. It wakes up too slowly to get hold
+	// of it between two batches, and would have to be woken after each.
+	if (c.wanted.Load() > 0 || !c.mu.TryLock()) && !c.leave(r) {
 		if r.total >= viewThreshold {
 			// The reader comes back to it. Left to the one who has the connection, it
 			// would keep him from his own work for as long as more arrives.
@@ -243,6 +265,7 @@ func (c *Conn) receive(r *rxBatch) (late bool) {
 	} else {
 		late = late || len(c.toWake) > 0
 	}
+	c.late = late
 	c.mu.Unlock()
 	c.pump()
 	return late
@@ -272,14 +295,17 @@ func (c *Conn) leave(r *rxBatch) (locked bool) {
 	return false
 }
 
-// flushLate sends what receive has put off, unless whoever has the connection
-// now is going to do so.
+// flushLate sends what receive has put off, or has whoever has the connection
+// now do so.
 func (c *Conn) flushLate() {
 	c.inbox.mine.Store(false)
 	if c.mu.TryLock() {
 		c.clock = time.Now()
 		c.unlock()
+		return
 	}
+	c.inbox.pushFlag(&c.inbox.late)
+	c.pump()
 }
 
 // sink takes the Handshaker's events, from any goroutine.

@@ -60,6 +60,7 @@ type inbox struct {
 	overflow bool // a handshaker sent more events than any handshake has
 	timer    bool
 	writable bool
+	late     bool // the reader has put off enough; that it is taken note of will do
 }
 
 // work tells whether there is something that nobody else sees to.
@@ -142,6 +143,7 @@ func (b *inbox) take() (w inboxWork) {
 	defer b.mu.Unlock()
 	w = inboxWork{b.list, b.batches, b.events, b.overflow, b.timer, b.writable}
 	b.list, b.batches, b.events, b.timer, b.writable = nil, nil, nil, false, false
+	b.late = false
 	b.pinned = 0
 	b.dropTail()
 	b.some.Store(false)

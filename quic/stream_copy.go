@@ -242,11 +242,16 @@ func (s *Stream) returnViews(n int64) {
 	s.viewed(n)
 }
 
-// nextViews is returnViews and takeViews at once.
+// nextViews is returnViews and takeViews at once. It returns none while the
+// socket's reader is still at it: that wakes us when there is enough.
 func (s *Stream) nextViews(n int64, dst [][]byte) ([][]byte, error) {
-	s.conn.lock()
-	defer s.conn.unlock()
+	c := s.conn
+	c.lock()
+	defer c.unlockQuiet()
 	s.viewed(n)
+	if c.late && s.wakeRead {
+		return nil, nil
+	}
 	return s.views(dst)
 }
 
