@@ -158,6 +158,7 @@ func transportConfig(q *config.QUIC) *quic.Config {
 	c := &quic.Config{
 		MaxIdleTimeout: time.Duration(q.IdleTimeout), KeepAlive: time.Duration(q.Keepalive), MaxUDPPayload: int(q.MaxUDPPayload),
 	}
+	c.Congestion, _ = quic.ParseCongestion(q.Congestion) // the schema allows no other names
 	switch q.Retry {
 	case "always":
 		c.Retry = quic.RetryAlways

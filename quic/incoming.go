@@ -93,7 +93,7 @@ func (e *Endpoint) initial(s *shard, cfg *Config, b []byte, h *wire.LongHeader, 
 	} else {
 		c.setID(h.Dst)
 	}
-	c.path.init(0, r.remote, r.local, r.ifIndex, cfg.initialRTT())
+	c.path.init(0, r.remote, r.local, r.ifIndex, cfg)
 	c.path.validated = valid
 	c.keys[recovery.Initial] = initialKeys(h.Version, h.Dst, true)
 	c.firstDst = h.Dst
