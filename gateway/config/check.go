@@ -159,19 +159,11 @@ func checkQUIC(d *decoder, q *QUIC) {
 // A row goes away with the commit that builds the feature.
 func warnUnbuilt(d *decoder, c *Config) {
 	q := &c.QUIC
-	if slices.Contains(q.Versions, "v2") {
-		d.warnAt("quic.versions", "", "v2 is not in this release; v1 is used")
-	}
 	if q.ZeroCopy == "on" {
 		d.warnAt("quic.zerocopy", "", "MSG_ZEROCOPY is not in this release")
 	}
 	if c.Log.Qlog != "" {
 		d.warnAt("log.qlog", "", "qlog is not in this release")
-	}
-	for i := range c.Routes {
-		if smb := c.Routes[i].SMB; smb != nil && smb.Probe.User != "" {
-			d.warnAt(fmt.Sprintf("routes[%d].smb.probe", i), "", "checks of backends are not in this release; a backend is tried when a client comes")
-		}
 	}
 }
 
