@@ -447,6 +447,8 @@ func (c *Conn) free() {
 	}
 	c.ver.drop()
 	c.app.zero()
+	n := c.loss.Counts()
+	c.stats.BytesLost, c.stats.SpuriousLosses = max(c.stats.BytesLost, n.BytesLost), max(c.stats.SpuriousLosses, n.Spurious)
 	var none recovery.Loss
 	c.loss = none
 }

@@ -332,7 +332,7 @@ func (c *Conn) sendProbing(p *path, frames []byte) {
 // answerProbe answers a PATH_CHALLENGE that came from an address in no use.
 func (c *Conn) answerProbe(src *packetSource, data [8]byte) {
 	var p path
-	p.init(c.path.id, src.remote, src.local, src.ifIndex, c.cfg.initialRTT())
+	p.init(c.path.id, src.remote, src.local, src.ifIndex, c.cfg)
 	p.received = uint64(src.size)
 	c.sendProbing(&p, wire.AppendPathResponse(nil, data))
 	src.replied = int(p.sent)
