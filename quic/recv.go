@@ -129,6 +129,9 @@ func (c *Conn) processDatagram(b []byte, src *packetSource) {
 // this host.
 func (c *Conn) fromServer(from netip.AddrPort) bool {
 	to := c.path.remote
+	if c.probe != nil && from == c.probe.path.remote || c.prev != nil && from == c.prev.remote {
+		return true // a preferred address, or where the server was before
+	}
 	plain := func(a netip.AddrPort) netip.Addr { return a.Addr().Unmap().WithZone("") }
 	return from.Port() == to.Port() && (plain(from) == plain(to) || to.Addr().IsUnspecified())
 }
@@ -143,12 +146,17 @@ func (c *Conn) checkReset(b []byte, src *packetSource) {
 	// RFC 9000, Section 10.3.1: "An endpoint MUST NOT check for any stateless reset
 	// tokens associated with connection IDs it has not used or for connection IDs
 	// that have been retired." The one in use belongs to the path's address.
-	if len(b) < minResetLen || wire.IsLong(b[0]) || src.remote != c.path.remote || len(c.ids.remote) == 0 {
+	if len(b) < minResetLen || wire.IsLong(b[0]) {
 		return
 	}
-	r := &c.ids.remote[0]
-	if r.hasToken && constantTimeEqual(r.token, [16]byte(b[len(b)-16:])) {
-		c.finish(stateDraining, &StatelessResetError{})
+	for _, p := range c.eachPath() {
+		if p == nil || p.remote != src.remote {
+			continue
+		}
+		if r := c.ids.remoteBySeq(p.peerSeq); r != nil && r.hasToken && constantTimeEqual(r.token, [16]byte(b[len(b)-16:])) {
+			c.finish(stateDraining, &StatelessResetError{})
+			return
+		}
 	}
 }
 
@@ -341,6 +349,10 @@ func (c *Conn) onPeerKeyUpdate(pn uint64) bool {
 // finishPacket handles the contents of an authentic, new packet.
 func (c *Conn) finishPacket(space recovery.Space, t wire.PacketType, dst wire.ConnID, pn uint64, payload []byte, src *packetSource) {
 	f := frameInfo{space: space, packet: t, dst: dst, src: src}
+	if space == recovery.AppData && c.refusesMove(dst, src) {
+		c.ep.stats.DropUnknown.Add(1)
+		return
+	}
 	err := c.processFrames(&f, payload)
 	if err == errOverBudget {
 		c.ep.stats.DropBudget.Add(1)
@@ -360,8 +372,11 @@ func (c *Conn) finishPacket(space recovery.Space, t wire.PacketType, dst wire.Co
 	if space == recovery.AppData {
 		newest := int64(pn) > c.largestPN
 		c.largestPN = max(c.largestPN, int64(pn))
-		if src.remote != c.path.remote {
-			c.onOtherAddress(src, f.nonProbing && newest)
+		if !c.cameOn(&c.path, src) {
+			c.onOtherAddress(src, dst, f.nonProbing && newest)
+		}
+		if newest {
+			c.heardOn = dst
 		}
 	}
 }

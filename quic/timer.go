@@ -39,8 +39,10 @@ func (c *Conn) deadline() time.Time {
 	if k := c.cfg.KeepAlive; k > 0 && c.confirmed {
 		earliest(c.keepAliveAt(k))
 	}
-	if c.path.challenging {
-		earliest(c.path.challengeSent.Add(c.path.rtt.PTO(c.maxAckDelay())))
+	for _, p := range c.eachPath() {
+		if p != nil && p.challenging {
+			earliest(p.challengeSent.Add(p.rtt.PTO(c.maxAckDelay())))
+		}
 	}
 	return t
 }
