@@ -113,6 +113,8 @@ type connGuarded struct {
 	stats           ConnStats
 	batchNearlyFull bool
 	probing         bool // a path MTU probe is being sealed
+	marking         bool // what is being sealed will carry ECT(0)
+	batched         bool // what is being sealed is not the first datagram of its send
 }
 
 // An earlyPacket came before its keys.

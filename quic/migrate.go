@@ -4,7 +4,6 @@ import (
 	"crypto/rand"
 	"time"
 
-	"github.com/quic-fsgw/quic-fsgw/quic/recovery"
 	"github.com/quic-fsgw/quic-fsgw/quic/wire"
 )
 
@@ -43,7 +42,7 @@ func (c *Conn) onOtherAddress(src *packetSource, dst wire.ConnID, moves bool) {
 		// Section 9.4: "Because port-only changes are commonly the result of NAT
 		// rebinding or other middlebox activity, the endpoint MAY instead retain its
 		// congestion control state and round-trip estimate in those cases".
-		p.rtt, p.cc, p.pacer, p.mtu = old.rtt, old.cc, old.pacer, old.mtu
+		p.rtt, p.cc, p.pacer, p.mtu, p.noGSO = old.rtt, old.cc, old.pacer, old.mtu, old.noGSO
 	}
 	p.received, p.sent = uint64(src.size), uint64(src.replied)
 	p.validated = old.validated && old.remote == src.remote // it is our own address that is new
@@ -64,6 +63,7 @@ func (c *Conn) onOtherAddress(src *packetSource, dst wire.ConnID, moves bool) {
 	c.useRemote(&c.path, seq)
 	c.stats.PathChanges++
 	c.loss.OnPathChange(p.id)
+	c.testECN()
 	c.startChallenge(&c.path)
 	c.log.Debug("peer address changed", "from", old.remote, "to", src.remote)
 }
@@ -150,6 +150,7 @@ func (c *Conn) goBack() {
 			c.path.peerSeq = left // the peer has taken the other away
 		}
 	}
+	c.path.search.pending = false // what became of that probe was not noted
 	c.loss.OnPathChange(c.path.id)
 	c.dirty = true
 }
@@ -187,47 +188,4 @@ func (c *Conn) checkChallenge() {
 		return
 	}
 	c.abandon(&TransportError{Code: NoViablePath, Reason: "the peer's address did not answer a path challenge"})
-}
-
-// raiseMTU starts the search for a larger datagram once the handshake is over.
-func (c *Conn) raiseMTU() {
-	p := &c.path
-	target := c.cfg.maxDatagram()
-	if c.haveParams {
-		// RFC 9000, Section 18.2: max_udp_payload_size limits what may be sent.
-		target = min(target, int(min(c.peerParams.MaxUDPPayload, maxDatagramSize)))
-	}
-	if target > p.mtu {
-		p.mtuTarget, p.mtuProbes = target, 0
-	}
-}
-
-// maxMTUProbes is how often a size is tried (RFC 8899, Section 5.1.2: MAX_PROBES).
-const maxMTUProbes = 3
-
-func (c *Conn) onMTUProbe(p *recovery.SentPacket, arrived bool) {
-	q := &c.path
-	if p.Path != q.id || !q.mtuPending {
-		return
-	}
-	q.mtuPending = false
-	if arrived {
-		if int(p.Size) > q.mtu {
-			q.setMTU(int(p.Size))
-		}
-		q.mtuTarget = 0
-		return
-	}
-	if q.mtuProbes >= maxMTUProbes {
-		q.mtuTarget = 0 // the path does not carry it
-	}
-}
-
-// checkBlackHole falls back to the smallest datagram when larger ones only get lost.
-func (c *Conn) checkBlackHole() {
-	if p := &c.path; p.mtu > minDatagram && c.loss.PTOCount() >= 3 {
-		p.setMTU(minDatagram)
-		p.mtuTarget = 0
-		c.stats.BlackHoles++
-	}
 }

@@ -161,6 +161,8 @@ func (c *Conn) recordSent(space recovery.Space, pkt *recovery.SentPacket, size i
 	pkt.Sent = c.now()
 	pkt.InFlight = pkt.InFlight || pkt.AckEliciting
 	pkt.PMTUProbe = c.probing
+	pkt.ECN = c.marking
+	pkt.Batched = c.batched
 	pkt.KeyPhase = c.app.generation
 	if pkt.NumRecords > 0 && pkt.At(0).Kind == recAck {
 		c.recv[space].OnAckSent(c.now())
@@ -198,6 +200,7 @@ func (c *Conn) sealSmall(b []byte, level Level, frames []byte) []byte {
 
 // sealOn does that for a path.
 func (c *Conn) sealOn(p *path, b []byte, level Level, frames []byte, eliciting bool) []byte {
+	c.marking, c.batched = false, false
 	space := spaceOf(level)
 	pn := c.loss.NextPN(space)
 	dst, _ := c.dstOf(p)

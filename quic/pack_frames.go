@@ -320,7 +320,12 @@ func (c *Conn) sealBorrowed(hdr, front []byte, p *streamPiece, at, need int, pn 
 func (c *Conn) batchPayload(id, off uint64) int {
 	segments := min(maxDatagramSize/c.path.mtu, c.shard.conn().Caps().MaxSegments)
 	per := c.path.mtu - 1 - c.dst().Len() - 3 - protect.TagLen - wire.StreamHeaderLen(id, max(off, 1)+bigChunkSize, -1)
-	return max(1, segments) * per
+	if segments <= 1 {
+		// An ACK frame in front must not push the last bytes of every chunk into a
+		// datagram of their own.
+		return per - 2*nearlyFull
+	}
+	return segments * per
 }
 
 func (t *streamTable) pop() {

@@ -126,6 +126,7 @@ func (c *Conn) endProbe(err error) {
 	}
 	c.retireRemote(old.peerSeq)
 	c.loss.OnPathChange(c.path.id)
+	c.testECN()
 	c.stats.PathChanges++
 	c.ping, c.dirty = true, true
 	c.raiseMTU()

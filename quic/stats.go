@@ -11,6 +11,8 @@ type endpointStats struct {
 
 	DropHeader, DropDecrypt, DropDuplicate, DropNoKeys, DropUnknown, DropVersion, DropSmallInitial, Drop0RTT, DropBudget, DropBusy atomic.Int64
 
+	GSOFallbacks atomic.Int64
+
 	SendErrors, RecvErrors, CopiedBytes atomic.Int64
 
 	closedConns counters
@@ -46,6 +48,10 @@ type ConnStats struct {
 	Batches                          uint64 // sends, of one or more datagrams
 	PTOs, KeyUpdates, PathChanges    uint64
 	BlackHoles                       uint64 // falls back to the smallest datagram
+	MTUProbes                        uint64
+	GSOFallbacks                     uint64 // paths on which batches were given up
+	CEReports                        uint64 // rises of the peer's count of CE marks that were acted on
+	ECN                              string // off, testing, unknown, capable or failed
 	SmoothedRTT, MinRTT              time.Duration
 	CongestionWindow, BytesInFlight  int
 	MTU                              int
@@ -63,6 +69,7 @@ func (c *Conn) Stats() ConnStats {
 	s.SmoothedRTT, s.MinRTT = c.path.rtt.Smoothed(), c.path.rtt.Min()
 	s.CongestionWindow, s.BytesInFlight = c.path.cc.Window(), c.loss.InFlight()
 	s.MTU, s.HeldBytes, s.StreamBytesCopied = c.path.mtu, c.acct.held, c.acct.copied
+	s.ECN = c.path.ecn.String()
 	s.StreamBytesSent, s.StreamBytesReceived = c.flow.sent, c.flow.received
 	return s
 }

@@ -47,11 +47,13 @@ type testConn struct {
 	txPhase bool
 	rxPhase bool
 
-	queue  []packet      // read and not yet looked at
-	sent   int           // bytes of all datagrams from the Conn
-	fed    int           // bytes of all datagrams to the Conn
-	shared bool          // the endpoint is another testConn's
-	delay  time.Duration // before each datagram to the Conn
+	queue     []packet      // read and not yet looked at
+	sent      int           // bytes of all datagrams from the Conn
+	fed       int           // bytes of all datagrams to the Conn
+	shared    bool          // the endpoint is another testConn's
+	delay     time.Duration // before each datagram to the Conn
+	ecn       bool          // acknowledgements report the marks that came
+	congested bool          // what carries a mark comes with CE
 }
 
 // testSpace is the peer's state of one packet number space.
@@ -59,7 +61,8 @@ type testSpace struct {
 	rx, tx  *protect.Key
 	next    uint64
 	largest int64
-	got     []uint64 // packet numbers received
+	got     []uint64  // packet numbers received
+	marks   [3]uint64 // of them with ECT(0), ECT(1), CE
 	raw     map[uint64]string
 	in      cryptoStream
 	out     []byte // CRYPTO bytes TLS wants to send
@@ -80,6 +83,7 @@ type packet struct {
 	remote   netip.AddrPort
 	at       time.Time
 	raw      []byte // the datagram
+	ecn      uint8
 }
 
 // A frame is one frame; which fields count depends on typ.
@@ -273,7 +277,7 @@ func (tc *testConn) open(d datagram) {
 	tc.sent += len(d.data)
 	b := bytes.Clone(d.data)
 	for len(b) > 0 {
-		p := packet{size: len(d.data), remote: d.remote, at: d.at, raw: d.data}
+		p := packet{size: len(d.data), remote: d.remote, at: d.at, raw: d.data, ecn: d.ecn}
 		n := tc.openPacket(b, &p)
 		for i := range p.frames {
 			p.frames[i].packet = &p
@@ -352,6 +356,11 @@ func (tc *testConn) opened(s *testSpace, p *packet, space recovery.Space, plain 
 	if before, ok := s.raw[p.pn]; !ok {
 		s.raw[p.pn] = string(plain)
 		s.got = append(s.got, p.pn)
+		if p.ecn != udp.NotECT && tc.congested {
+			s.marks[2]++
+		} else if p.ecn == udp.ECT0 {
+			s.marks[0]++
+		}
 	} else if before != string(plain) {
 		// The closing state repeats a datagram as it was (RFC 9000, Section 10.2.1).
 		tc.Fatalf("packet number %d was used twice", p.pn)
@@ -590,11 +599,16 @@ func (tc *testConn) ackFrame(space recovery.Space) []byte {
 	if len(pns) == 0 {
 		return nil
 	}
+	if tc.ecn {
+		return wire.AppendAck(nil, ackRanges(pns), 0, &s.marks, 4096)
+	}
 	return ackOf(pns...)
 }
 
 // ackOf is an ACK frame of exactly these packet numbers.
-func ackOf(pns ...uint64) []byte {
+func ackOf(pns ...uint64) []byte { return wire.AppendAck(nil, ackRanges(pns), 0, nil, 4096) }
+
+func ackRanges(pns []uint64) []wire.AckRange {
 	pns = slices.Clone(pns)
 	slices.Sort(pns)
 	var ranges []wire.AckRange
@@ -605,7 +619,7 @@ func ackOf(pns ...uint64) []byte {
 			ranges = append(ranges, wire.AckRange{Smallest: pns[i], Largest: pns[i]})
 		}
 	}
-	return wire.AppendAck(nil, ranges, 0, nil, 4096)
+	return ranges
 }
 
 // ack acknowledges everything read in a space.
@@ -717,13 +731,13 @@ func (tc *testConn) reopen() (some bool) {
 		if s := tc.spaces[spaceOfPacket(p.typ)]; s.rx == nil {
 			return false
 		}
-		again = append(again, datagram{data: p.raw, remote: p.remote, at: p.at})
+		again = append(again, datagram{data: p.raw, remote: p.remote, at: p.at, ecn: p.ecn})
 		return true
 	})
 	for _, d := range again {
 		b := bytes.Clone(d.data)
 		for len(b) > 0 {
-			p := packet{size: len(d.data), remote: d.remote, at: d.at, raw: d.data}
+			p := packet{size: len(d.data), remote: d.remote, at: d.at, raw: d.data, ecn: d.ecn}
 			before := len(tc.spaces[0].got) + len(tc.spaces[1].got) + len(tc.spaces[2].got)
 			n := tc.openFresh(b, &p)
 			if after := len(tc.spaces[0].got) + len(tc.spaces[1].got) + len(tc.spaces[2].got); after > before {

@@ -168,11 +168,6 @@ func warnUnbuilt(d *decoder, c *Config) {
 	if c.Log.Qlog != "" {
 		d.warnAt("log.qlog", "", "qlog is not in this release")
 	}
-	for i := range c.Routes {
-		if smb := c.Routes[i].SMB; smb != nil && smb.Probe.User != "" {
-			d.warnAt(fmt.Sprintf("routes[%d].smb.probe", i), "", "checks of backends are not in this release; a backend is tried when a client comes")
-		}
-	}
 }
 
 func checkRest(d *decoder, c *Config) {
