@@ -302,7 +302,7 @@ func (c *Conn) leastPayload(hdr, pnLen int) int {
 // permits."
 func (c *Conn) countSealed() {
 	c.app.sealed++
-	limit := c.app.tx.ConfidentialityLimit()
+	limit := c.app.maxSealed
 	if c.app.sealed < limit-limit/8 {
 		return
 	}

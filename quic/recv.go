@@ -2,6 +2,7 @@ package quic
 
 import (
 	"net/netip"
+	"time"
 
 	"github.com/quic-fsgw/quic-fsgw/quic/recovery"
 	"github.com/quic-fsgw/quic-fsgw/quic/wire"
@@ -211,7 +212,10 @@ func (c *Conn) processLong(b []byte, h *wire.LongHeader, src *packetSource, data
 	hdr := h.PNOffset + pnLen
 	payload, err := rx.Open(b[hdr:hdr], b[hdr:], b[:hdr], pn)
 	if err != nil {
-		c.ep.stats.DropDecrypt.Add(1)
+		if space == recovery.Handshake {
+			c.app.failed++ // Initial keys are no secret
+		}
+		c.onDecryptFailure(rx.IntegrityLimit())
 		return false
 	}
 	if other {
@@ -285,7 +289,7 @@ func (c *Conn) processShort(b []byte, src *packetSource) bool {
 	hdr := pnAt + pnLen
 	payload, updated, err := c.app.open(c.now(), c.pto(), wire.KeyPhase(b[0]), pn, b[hdr:], b[:hdr])
 	if err != nil {
-		c.onDecryptFailure()
+		c.onDecryptFailure(c.app.maxFailed)
 		return false
 	}
 	if c.recv[recovery.AppData].Duplicate(pn) {
@@ -316,13 +320,13 @@ func (c *Conn) largest(space recovery.Space) int64 {
 // TLS handshake is complete."
 func (c *Conn) mayReadApp() bool { return c.tls != nil }
 
-func (c *Conn) onDecryptFailure() {
+func (c *Conn) onDecryptFailure(limit uint64) {
 	c.ep.stats.DropDecrypt.Add(1)
 	// RFC 9001, Section 6.6: "If the total number of received packets that fail
 	// authentication within the connection, across all keys, exceeds the
 	// integrity limit for the selected AEAD, the endpoint MUST immediately close
 	// the connection with a connection error of type AEAD_LIMIT_REACHED".
-	if c.app.failed > c.app.rx.IntegrityLimit() {
+	if c.app.failed > limit {
 		_ = c.fail(AEADLimitReached, 0, "too many packets failed authentication")
 	}
 }
@@ -336,6 +340,13 @@ func (c *Conn) onPeerKeyUpdate(pn uint64) bool {
 	// updates as a connection error of type KEY_UPDATE_ERROR."
 	if c.app.generation > 0 && !c.app.answered {
 		_ = c.fail(KeyUpdateError, 0, "key update before the previous one was acknowledged")
+		return false
+	}
+	if c.now().Sub(c.app.updatesFrom) >= time.Second {
+		c.app.updatesFrom, c.app.updates = c.now(), 0
+	}
+	if c.app.updates++; c.app.updates > maxKeyUpdates {
+		_ = c.fail(KeyUpdateError, 0, "too many key updates")
 		return false
 	}
 	if err := c.updateKeys(); err != nil {
