@@ -43,6 +43,8 @@ type packetProcess struct {
 	client *tlshd.Client
 	gw     *gateway.Gateway
 
+	changed chan struct{} // what the helper trusts is another than before
+
 	attachMu sync.Mutex // held while one helper takes the place of another
 }
 
@@ -74,7 +76,13 @@ func Worker(ctx context.Context, wc WorkerConfig) error {
 		return err
 	}
 	log.Info("packet process runs", "uid", os.Getuid(), "sandbox", sandbox)
-	w := &packetProcess{ch: ch, log: log, file: start.Config, client: tlshd.NewClient(tlshd.ClientOptions{Logger: log})}
+	w := &packetProcess{ch: ch, log: log, file: start.Config, changed: make(chan struct{}, 1)}
+	w.client = tlshd.NewClient(tlshd.ClientOptions{Logger: log, Changed: func() {
+		select {
+		case w.changed <- struct{}{}:
+		default:
+		}
+	}})
 	defer w.client.Close()
 	listeners, err := inherit(cfg, start.Shards)
 	if err != nil {
@@ -84,6 +92,7 @@ func Worker(ctx context.Context, wc WorkerConfig) error {
 	w.registerHelper(reg)
 	w.gw, err = gateway.New(cfg, listeners, gateway.Options{
 		Handshaker: upcall.Handshaker(w.client), Logger: log, Access: access, Audit: audit, Registry: reg, ResetKey: start.ResetKey,
+		Trust: upcall.NewTrust(w.client),
 	})
 	if err != nil {
 		return err
@@ -140,6 +149,7 @@ func (w *packetProcess) run(ctx context.Context, cfg *config.Config, reg *admin.
 	}
 	defer stopAdmin()
 	go func() { cancel(w.receiveLoop(ctx)) }()
+	go w.recheckLoop(ctx)
 	if err := w.ch.send(message{Op: opReady}, nil); err != nil {
 		return err
 	}
@@ -150,6 +160,18 @@ func (w *packetProcess) run(ctx context.Context, cfg *config.Config, reg *admin.
 	cctx, ccancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer ccancel()
 	return w.gw.Close(cctx)
+}
+
+// recheckLoop has live connections judged again when the helper's trust changes.
+func (w *packetProcess) recheckLoop(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-w.changed:
+			w.gw.Recheck(ctx)
+		}
+	}
 }
 
 // receiveLoop does what the supervisor says until it is gone.
