@@ -238,7 +238,8 @@ func (g *Gateway) audit(s *session, v *access.Verdict) {
 	attrs := append(s.attrs(), slog.Bool("allowed", v.Allowed), slog.String("reason", string(v.Reason)), slog.String("rule", v.Rule),
 		slog.String("entry", v.Entry), slog.Bool("resumed", s.tls.Resumed))
 	if v.Chain != nil {
-		attrs = append(attrs, slog.String("issuer", fmt.Sprintf("%q", v.Chain.Issuer)), slog.String("serial", v.Chain.Serial))
+		attrs = append(attrs, slog.String("issuer", fmt.Sprintf("%q", v.Chain.Issuer)), slog.String("serial", v.Chain.Serial),
+			slog.Any("tags", g.table.Load().cfg.TagsOf(v.Chain)))
 	}
 	g.opts.Audit.LogAttrs(context.Background(), slog.LevelInfo, "access", attrs...)
 }

@@ -277,6 +277,14 @@ func (w *packetProcess) registerHelper(reg *admin.Registry) {
 		emit(float64(st.Done), "done")
 		emit(float64(st.Failed), "failed")
 	}, "outcome")
+	reg.PullCounter("quicfsgw_helper_outcomes_total", "Handshakes that ended, by the helper's reason: ok, or one of the named failures of docs/tlshd.md.", func(emit func(float64, ...string)) {
+		outcomes := w.client.Stats().Outcomes
+		emit(float64(outcomes[tlshd.ReasonOK]), string(tlshd.ReasonOK))
+		delete(outcomes, tlshd.ReasonOK)
+		for r, n := range outcomes {
+			emit(float64(n), string(r))
+		}
+	}, "reason")
 	reg.PullCounter("quicfsgw_helper_restarts_total", "Times the helper went away on its own.", func(emit func(float64, ...string)) {
 		emit(float64(w.client.Stats().Lost))
 	})
