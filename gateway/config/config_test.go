@@ -216,7 +216,7 @@ func TestErrors(t *testing.T) {
 		{"groups", smb("{name: r, match: {server_name: a.test}, access: staff, nfs: {backends: [n], identity: {map: [{san: 'dns:a', uid: 1, gid: 1, groups: [1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17]}]}}}"), "at most 16"},
 		{"unknown tag", "access: {x: {client_certificate: required, allow: [{tag: nobody}]}}\n" + minimal, `there is no tag "nobody"`},
 		{"empty tag", "tags: {x: []}\n" + minimal, "would be everybody's"},
-		{"unknown field", "tags: {x: [{field: shoe_size, match: "46"}]}\n" + minimal, `there is no field "shoe_size"`},
+		{"unknown field", "tags: {x: [{field: shoe_size, match: XL}]}\n" + minimal, `there is no field "shoe_size"`},
 		{"route twice", smb("{name: r, match: {server_name: a.test}, access: staff, smb: {backends: [n]}}\n  - {name: r, match: {server_name: b.test}, access: staff, smb: {backends: [n]}}"), "has the name r already"},
 	}
 	for _, tt := range tests {
