@@ -136,7 +136,7 @@ func (t *table) adopt(old *table) {
 // rulesHash identifies what decides who may use a route, so that a session
 // ticket issued under other rules is refused.
 func rulesHash(cfg *config.Config, rc *config.Route) string {
-	b, err := json.Marshal([]any{rc.Name, rc.Match, rc.Access, cfg.Access[rc.Access], cfg.Tlshd.ClientCA, cfg.Tlshd.CRL})
+	b, err := json.Marshal([]any{rc.Name, rc.Match, rc.Access, cfg.Access[rc.Access], cfg.Tags, cfg.Tlshd.ClientCA, cfg.Tlshd.CRL})
 	if err != nil {
 		return rc.Name // cannot happen: plain data
 	}
