@@ -37,6 +37,7 @@ type table struct {
 	generation uint64
 	routes     map[*config.Route]*route
 	stopChecks context.CancelFunc // of its backends
+	keys       [][32]byte         // quic.address_keys
 }
 
 // A route is a compiled route.
@@ -70,6 +71,12 @@ func (g *Gateway) compile(cfg *config.Config, generation uint64) (*table, error)
 		}
 		t.routes[rc] = r
 	}
+	if name := cfg.QUIC.AddressKeys; name != "" {
+		var err error
+		if t.keys, err = config.LoadAddressKeys(string(name)); err != nil {
+			return nil, fmt.Errorf("quic.address_keys: %w", err)
+		}
+	}
 	return t, nil
 }
 
@@ -86,7 +93,7 @@ func (g *Gateway) compileRoute(t *table, rc *config.Route) (*route, error) {
 		err = r.compileSMB(rc.SMB, g.backendChanged(rc.Name))
 	case rc.NFS != nil:
 		r.alpn = alpnRPC
-		err = r.compileNFS(rc.NFS, g.log)
+		err = r.compileNFS(t.cfg, rc.NFS, g.log)
 	default:
 		return nil, fmt.Errorf("this version cannot forward connections to other processes yet (remove the route, or serve that protocol elsewhere)")
 	}
@@ -96,6 +103,9 @@ func (g *Gateway) compileRoute(t *table, rc *config.Route) (*route, error) {
 	r.quic = transportConfig(&t.cfg.QUIC)
 	r.quic.Handshaker, r.quic.NextProtos, r.quic.Tag, r.quic.ManualAdmit, r.quic.Logger = g.opts.Handshaker, []string{r.alpn}, r, true, g.log
 	r.quic.MaxStreamsUni = -1
+	if r.alpn == alpnRPC {
+		r.quic.Versions = []quic.Version{quic.Version1} // the protocol's draft is written for version 1
+	}
 	if r.alpn == alpnSMB {
 		r.quic.MaxStreamsBidi = 1
 		r.quic.StreamWindow, r.quic.ConnWindow = smbWindow, smbWindow
@@ -164,7 +174,7 @@ func (r *route) compileSMB(c *config.SMB, changed func(backend.State)) error {
 	return r.checkSMB(c)
 }
 
-func (r *route) compileNFS(c *config.NFS, log *slog.Logger) error {
+func (r *route) compileNFS(cfg *config.Config, c *config.NFS, log *slog.Logger) error {
 	s, err := nfs.NewService(nfs.Config{
 		Backends: c.Backends, Policy: policyOf(c.Policy), Exports: c.Exports,
 		Ports: nfs.Ports{Mount: uint16(c.Ports.Mount), Portmap: uint16(c.Ports.Portmap), NLM: uint16(c.Ports.NLM),
@@ -178,7 +188,7 @@ func (r *route) compileNFS(c *config.NFS, log *slog.Logger) error {
 	r.nfs = s
 	var rows []config.MapRow
 	if c.Identity.MapFile != "" {
-		if rows, err = config.LoadMapFile(string(c.Identity.MapFile)); err != nil {
+		if rows, err = cfg.LoadMapFile(c.Identity.MapFile); err != nil {
 			return err
 		}
 	}
@@ -200,10 +210,16 @@ func (r *route) compileNFS(c *config.NFS, log *slog.Logger) error {
 	return err
 }
 
+// quicVersions are the values of quic.versions.
+var quicVersions = map[string]quic.Version{"v1": quic.Version1, "v2": quic.Version2}
+
 // transportConfig is the part of a quic.Config that the file sets.
 func transportConfig(q *config.QUIC) *quic.Config {
 	c := &quic.Config{
 		MaxIdleTimeout: time.Duration(q.IdleTimeout), KeepAlive: time.Duration(q.Keepalive), MaxUDPPayload: int(q.MaxUDPPayload),
+	}
+	for _, v := range q.Versions {
+		c.Versions = append(c.Versions, quicVersions[v])
 	}
 	switch q.Retry {
 	case "always":
@@ -217,7 +233,11 @@ func transportConfig(q *config.QUIC) *quic.Config {
 // baseConfig is the configuration of a connection that is not routed yet.
 func (g *Gateway) baseConfig(cfg *config.Config, e *endpoint) *quic.Config {
 	c := transportConfig(&cfg.QUIC)
-	c.Handshaker, c.Logger, c.ResetKey = g.opts.Handshaker, g.log, g.opts.ResetKey
+	c.Handshaker, c.Logger = g.opts.Handshaker, g.log
+	c.RetryAbove = cfg.Limits.HandshakesPerSecond / 2
+	if c.AddressKeys = g.table.Load().keys; c.AddressKeys == nil {
+		c.ResetKey = g.opts.ResetKey
+	}
 	c.GetConfigForClient = func(h *quic.ClientHelloInfo) (*quic.Config, error) { return g.routeHello(e, h) }
 	return c
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/quic-fsgw/quic-fsgw/backend"
+	"github.com/quic-fsgw/quic-fsgw/internal/tcpio"
 )
 
 // target is one NFS server.
@@ -128,7 +129,7 @@ func (s *Service) dial(ctx context.Context, b *target, svc service, from *Client
 	if svc == serviceNFS {
 		s.set.Dialed(b.addr, took)
 	}
-	return conn, nil
+	return tcpio.Wrap(conn), nil
 }
 
 // introduce sends the PROXY header, where backends expect one.

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 
 	"github.com/quic-fsgw/quic-fsgw/backend"
+	"github.com/quic-fsgw/quic-fsgw/internal/tcpio"
 )
 
 // backendConn is the TCP connection to one service for one stream. The goroutine that feeds calls
@@ -149,7 +150,7 @@ func (b *backendConn) flush() error {
 		return nil
 	}
 	b.going = b.vec
-	n, err := b.going.WriteTo(b.conn)
+	n, err := tcpio.WriteBuffers(b.conn, &b.going)
 	b.s.up.Add(uint64(n))
 	clear(b.vec)
 	b.vec, b.small, b.tail = b.vec[:0], b.small[:0], false

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/quic-fsgw/quic-fsgw/backend"
+	"github.com/quic-fsgw/quic-fsgw/internal/tcpio"
 )
 
 // Policy is how a backend is chosen among several: see package backend.
@@ -38,7 +39,7 @@ type BackendsConfig struct {
 type Backends struct {
 	*backend.Set
 	cfg    BackendsConfig
-	dialer net.Dialer
+	dialer tcpio.Dialer
 }
 
 // NewBackends checks cfg and fills in its defaults.

@@ -162,9 +162,6 @@ func warnUnbuilt(d *decoder, c *Config) {
 	if q.Congestion != "newreno" {
 		d.warnAt("quic.congestion", "", "%s is not in this release; newreno is used", q.Congestion)
 	}
-	if slices.Contains(q.Versions, "v2") {
-		d.warnAt("quic.versions", "", "v2 is not in this release; v1 is used")
-	}
 	if q.ZeroCopy == "on" {
 		d.warnAt("quic.zerocopy", "", "MSG_ZEROCOPY is not in this release")
 	}

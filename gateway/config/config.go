@@ -25,10 +25,12 @@ type Config struct {
 	Limits Limits                `yaml:"limits" doc:"Bounds on what clients can take"`
 	Admin  Admin                 `yaml:"admin" doc:"Metrics, health and the admin socket"`
 	Log    Log                   `yaml:"log" doc:"Logs"`
+	RunAs  RunAs                 `yaml:"run_as" doc:"Who the packet process is when root starts serve"`
 	Client *Client               `yaml:"client" doc:"Trust and identity of the client commands (connect, ls, cat, cp, rm, mkdir, df)"`
 
 	warnings []Problem
-	dec      *decoder // knows where everything stands in the file
+	dec      *decoder                     // knows where everything stands in the file
+	read     func(string) ([]byte, error) // of NamedFiles; nil: from the file system
 }
 
 // Warnings are the problems that do not keep the file from being used.
@@ -207,10 +209,11 @@ type Forward struct {
 // QUIC holds transport settings.
 type QUIC struct {
 	Congestion    string   `yaml:"congestion" default:"newreno" enum:"newreno|cubic|bbr" doc:"Congestion control; this release has newreno"`
-	Versions      []string `yaml:"versions" default:"v1" enum:"v1|v2" doc:"QUIC versions, best first; sunrpc is accepted on v1 only; this release has v1"`
+	Versions      []string `yaml:"versions" default:"v1,v2" enum:"v1|v2" doc:"QUIC versions, best first; of those that a client offers the first is taken; sunrpc is accepted on v1 only"`
 	IdleTimeout   Duration `yaml:"idle_timeout" default:"30s" min:"1s" max:"24h" doc:"A silent connection ends after this"`
 	Keepalive     Duration `yaml:"keepalive" default:"10s" min:"0s" max:"12h" doc:"PING after this much silence; 0s: none; must be below idle_timeout"`
-	Retry         string   `yaml:"retry" default:"auto" enum:"auto|always|never" doc:"Address validation before a handshake; auto: while many handshakes are under way"`
+	Retry         string   `yaml:"retry" default:"auto" enum:"auto|always|never" doc:"Address validation before a handshake; auto: while many handshakes are under way or more than half of limits.handshakes_per_second begin"`
+	AddressKeys   Path     `yaml:"address_keys" default:"" doc:"File of keys of Retry and NEW_TOKEN tokens and stateless resets, shared by several gateways: one a line, 64 hexadecimal digits, the first makes tokens and all are accepted; read again at a reload; empty: made at start"`
 	MaxUDPPayload Auto     `yaml:"max_udp_payload" default:"auto" min:"1200" max:"65527" doc:"Bytes per datagram; auto: path MTU discovery"`
 	GSO           string   `yaml:"gso" default:"auto" enum:"auto|on|off" doc:"Send batches with UDP segmentation offload"`
 	GRO           string   `yaml:"gro" default:"auto" enum:"auto|on|off" doc:"Receive batches with UDP receive offload"`
@@ -243,6 +246,12 @@ type Log struct {
 	Access LogTarget `yaml:"access" default:"" doc:"Connections, one JSON line each: a file, or journal; empty: none"`
 	Audit  LogTarget `yaml:"audit" default:"" doc:"Access verdicts with certificate details, one JSON line each: a file, or journal; empty: none"`
 	Qlog   Path      `yaml:"qlog" default:"" doc:"Directory for qlog traces; empty: none; not in this release"`
+}
+
+// RunAs is the account of the packet process.
+type RunAs struct {
+	User  string `yaml:"user" default:"" doc:"Account of the packet process when serve is started by root; empty: quic-fsgw, or if there is none a number that nobody has"`
+	Group string `yaml:"group" default:"" doc:"Its group; empty: the account's"`
 }
 
 // Client is what client commands use where flags say nothing.

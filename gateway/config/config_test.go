@@ -344,8 +344,10 @@ func TestTagsAreValid(t *testing.T) {
 				if text == "" {
 					continue
 				}
-				if err := parseScalar(reflect.New(ft).Elem(), text, f.Tag); err != nil {
-					t.Errorf("%s.%s: %q: %v", typ, f.Name, text, err)
+				for _, one := range strings.Split(text, ",") { // a list
+					if err := parseScalar(reflect.New(ft).Elem(), one, f.Tag); err != nil {
+						t.Errorf("%s.%s: %q: %v", typ, f.Name, one, err)
+					}
 				}
 			}
 		}

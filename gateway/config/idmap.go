@@ -62,12 +62,12 @@ func (id *Identity) Compile(fromFile []MapRow) access.IdentityMap {
 }
 
 // LoadMapFile reads a map_file.
-func LoadMapFile(name string) ([]MapRow, error) {
-	data, err := readBounded(name, maxMapFile)
+func (c *Config) LoadMapFile(name Path) ([]MapRow, error) {
+	data, err := c.ReadFile(name)
 	if err != nil {
 		return nil, err
 	}
-	return ParseMapFile(name, data)
+	return ParseMapFile(string(name), data)
 }
 
 // ParseMapFile reads identity rows, one a line, written as in map:
