@@ -2,6 +2,7 @@ package quic
 
 import (
 	"log/slog"
+	"net/netip"
 	"time"
 
 	"github.com/quic-fsgw/quic-fsgw/quic/recovery"
@@ -58,6 +59,18 @@ type Config struct {
 	// ManualAdmit holds a server's connection after TLS: HANDSHAKE_DONE,
 	// session tickets and incoming streams wait for Conn.Admit.
 	ManualAdmit bool
+
+	// PreferredAddress is where a server asks its clients to go after the handshake;
+	// its socket must receive what is sent there. A family that is not used is left
+	// zero.
+	PreferredAddress struct{ IPv4, IPv6 netip.AddrPort }
+
+	// DisableActiveMigration tells clients not to change their address, and drops
+	// what they send from another one. A NAT may still give them another port.
+	DisableActiveMigration bool
+
+	// StayAtAddress has a client ignore a server's preferred address.
+	StayAtAddress bool
 
 	MaxIdleTimeout   time.Duration // default 30 s
 	KeepAlive        time.Duration // send PING when idle for so long; 0: never

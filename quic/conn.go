@@ -54,8 +54,11 @@ type connGuarded struct {
 	dirty   bool // there may be something to send
 	late    bool // the socket's reader is going to send it, and to wake whom there is to wake
 	path    path
-	prev    *path // validated path to return to while the new one is unproven
-	paths   uint8 // path ids given out
+	prev    *path  // validated path to return to while the new one is unproven
+	probe   *probe // path that a client is about to move to
+	probed  probedPath
+	heardOn wire.ConnID // of ours, where the newest packet was sent to
+	paths   uint8       // path ids given out
 
 	hs            Handshake
 	hsEpoch       uint8 // of the handshake under way: late events of another do not count

@@ -99,7 +99,7 @@ func (c *Conn) appendConnIDs(b []byte, room int, add func(recovery.Record)) []by
 	for i := range c.ids.local {
 		l := &c.ids.local[i]
 		if l.need && room-len(b) >= maxFrameLen {
-			b = wire.AppendNewConnectionID(b, l.seq, 0, l.id, resetToken(c.ep.resetKey, l.id))
+			b = wire.AppendNewConnectionID(b, l.seq, min(c.ids.prior, l.seq), l.id, resetToken(c.ep.resetKey, l.id))
 			l.need = false
 			add(recovery.Record{Kind: recNewConnID, ID: l.seq})
 		}
