@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/quic-fsgw/quic-fsgw/quic/recovery"
@@ -28,15 +29,16 @@ const (
 // A Conn is one QUIC connection. It has no goroutine of its own: the reader
 // of its socket, its timer and the application run it inline, one at a time.
 type Conn struct {
-	ep     *Endpoint
-	server bool
-	shard  *shard
-	id     string
-	log    *slog.Logger
-	inbox  inbox
-	ctx    context.Context
-	cancel context.CancelCauseFunc
-	ready  chan struct{} // closed when TLS is complete or the connection is over
+	ep      *Endpoint
+	server  bool
+	shard   *shard
+	id      string
+	log     *slog.Logger
+	inbox   inbox
+	ctx     context.Context
+	cancel  context.CancelCauseFunc
+	inTurns atomic.Bool   // see turns
+	ready   chan struct{} // closed when TLS is complete or the connection is over
 
 	mu sync.Mutex // guards everything below
 	connGuarded
@@ -48,6 +50,8 @@ type connGuarded struct {
 	version wire.Version
 	state   connState
 	dirty   bool // there may be something to send
+	late    bool // and the reader is going to see to it
+	turns   turns
 	path    path
 	prev    *path // validated path to return to while the new one is unproven
 	paths   uint8 // path ids given out
@@ -170,6 +174,19 @@ func (c *Conn) unlock() {
 	}
 }
 
+// unlockQuiet gives the connection back like unlock, but leaves acknowledgements
+// that the reader has put off to the reader: the application is about to wait
+// or, better, to send.
+func (c *Conn) unlockQuiet() {
+	if c.inbox.some.Load() || c.dirty && (!c.late || c.appDue()) {
+		c.unlock()
+		return
+	}
+	c.chargeMemory()
+	c.mu.Unlock()
+	c.pump()
+}
+
 // pump does the work in the inbox unless somebody else is at it.
 func (c *Conn) pump() {
 	if c.inbox.some.Load() && c.mu.TryLock() {
@@ -218,23 +235,27 @@ func (c *Conn) receive(r *rxBatch) (late bool) {
 	c.drain()
 	c.processBatch(r)
 	// Handshakes and endings are in no need of batching.
-	if !c.confirmed || c.state != stateOpen {
+	if !c.confirmed || c.state != stateOpen || c.awaitAnswer(r.total) {
 		c.unlock()
 		return false
 	}
 	late = c.dirty
+	c.late = late
 	c.mu.Unlock()
 	c.pump()
 	return late
 }
 
-// flushLate sends what receive has put off, unless whoever has the connection
-// now is going to do so.
+// flushLate sends what receive has put off, or has whoever holds the
+// connection now do so.
 func (c *Conn) flushLate() {
 	if c.mu.TryLock() {
 		c.clock = time.Now()
 		c.unlock()
+		return
 	}
+	c.inbox.pushFlag(&c.inbox.late)
+	c.pump()
 }
 
 // sink takes the Handshaker's events, from any goroutine.

@@ -45,6 +45,7 @@ type shard struct {
 	index uint8
 	gen   uint8
 	sock  atomic.Pointer[sockBox]
+	seat  atomic.Pointer[seat] // of the reader of sock
 }
 
 type sockBox struct{ udp.PacketConn }
@@ -100,10 +101,12 @@ func NewEndpoint(conns []udp.PacketConn, cfg *Config, opts ...EndpointOption) *E
 }
 
 func (e *Endpoint) startReader(s *shard, pc udp.PacketConn) {
+	st := newSeat(s, pc)
+	s.seat.Store(st)
 	e.readers.Add(1)
 	go func() {
 		defer e.readers.Done()
-		e.readLoop(s, pc)
+		e.readLoop(st)
 	}()
 }
 

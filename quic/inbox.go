@@ -59,6 +59,7 @@ type inbox struct {
 	overflow bool // a handshaker sent more events than any handshake has
 	timer    bool
 	writable bool
+	late     bool // the reader has put off sending long enough: taking note of it is enough
 }
 
 // pushBatch leaves a batch. A large one keeps its buffer by reference; a small
@@ -137,7 +138,7 @@ func (b *inbox) take() (w inboxWork) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	w = inboxWork{b.list, b.batches, b.events, b.overflow, b.timer, b.writable}
-	b.list, b.batches, b.events, b.timer, b.writable = nil, nil, nil, false, false
+	b.list, b.batches, b.events, b.timer, b.writable, b.late = nil, nil, nil, false, false, false
 	b.pinned = 0
 	b.dropTail()
 	b.some.Store(false)

@@ -37,6 +37,7 @@ func (c *Conn) processBatch(r *rxBatch) {
 		data = data[n:]
 	}
 	c.acct.batch, c.acct.batchBuf, c.acct.batchBig = nil, nil, false
+	c.turns.heard()
 	if c.acct.held > compactSlack && c.acct.held > 2*c.unreadBytes()+compactSlack {
 		c.compact()
 	}

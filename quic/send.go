@@ -78,7 +78,7 @@ func (c *Conn) flush() {
 	if !c.dirty {
 		return
 	}
-	c.dirty = false
+	c.dirty, c.late = false, false
 	if c.state >= stateClosing {
 		return
 	}
@@ -130,6 +130,9 @@ func (c *Conn) sendApp() {
 	maxSegments := sock.Caps().MaxSegments
 	c.sendPathFrames()
 	c.sendMTUProbe()
+	if !c.appDue() && !c.ackDue(recovery.AppData) {
+		return
+	}
 	for c.state < stateClosing && c.blocked == nil {
 		b := newBatch()
 		more := c.fillBatch(b, maxSegments)

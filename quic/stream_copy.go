@@ -69,7 +69,7 @@ func (s *Stream) awaitRoom() error {
 		err := s.writeErr()
 		ok := s.room() > 0
 		s.snd.waiter = err == nil && !ok
-		c.unlock()
+		c.unlockQuiet()
 		if err != nil || ok {
 			return err
 		}
@@ -91,7 +91,7 @@ func (s *Stream) fillChunk(r io.Reader, closing bool) (int, error) {
 	k.filling = true
 	room := k.room()
 	room = room[:min(len(room), c.batchPayload(s.id, b.end))]
-	c.unlock()
+	c.unlockQuiet()
 
 	n, err := r.Read(room)
 	if n < 0 || n > len(room) {
@@ -226,7 +226,7 @@ func (l *viewList) write(w io.Writer, views [][]byte) (int64, error) {
 func (s *Stream) takeViews(dst [][]byte) ([][]byte, error) {
 	c := s.conn
 	c.lock()
-	defer c.unlock()
+	defer c.unlockQuiet()
 	if err := s.readErr(); err != nil {
 		return nil, err
 	}
@@ -239,7 +239,7 @@ func (s *Stream) takeViews(dst [][]byte) ([][]byte, error) {
 func (s *Stream) returnViews(n int64) {
 	c := s.conn
 	c.lock()
-	defer c.unlock()
+	defer c.unlockQuiet()
 	b := &s.rcv.buf
 	b.viewing = false
 	if b.dropped {

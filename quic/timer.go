@@ -169,6 +169,9 @@ func (c *Conn) onTimer() {
 		c.pacedUntil = zeroTime
 	}
 	c.checkChallenge()
+	if c.ackDue(recovery.AppData) {
+		c.turns.score = 0 // the answer did not come
+	}
 	c.dirty = true
 }
 

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -78,7 +79,10 @@ func (s *Socket) Recv(m *RecvMsg) error {
 			err = s.rc.Read(r.read)
 		}
 		switch {
-		case errors.Is(err, os.ErrDeadlineExceeded) && s.drain.active.Load():
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			if !s.drain.active.Load() {
+				return s.interrupted()
+			}
 			continue
 		case err != nil:
 			return s.recvError(err)
@@ -96,6 +100,21 @@ func (s *Socket) Recv(m *RecvMsg) error {
 		}
 		return r.fill(m)
 	}
+}
+
+// Interrupt makes the Recv under way, or else the next one, return
+// ErrInterrupted.
+func (s *Socket) Interrupt() {
+	_ = s.conn.SetReadDeadline(time.Unix(1, 0)) // an error: it is closed, and Recv will say so
+}
+
+// interrupted makes the socket wait for datagrams again.
+func (s *Socket) interrupted() error {
+	_ = s.conn.SetReadDeadline(time.Time{})
+	if s.drain.active.Load() {
+		s.Interrupt() // that deadline was the drain's
+	}
+	return ErrInterrupted
 }
 
 func (s *Socket) recvError(err error) error {
