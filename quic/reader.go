@@ -105,9 +105,6 @@ func (e *Endpoint) readLoop(st *seat) {
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
-		if errors.Is(err, udp.ErrInterrupted) {
-			continue // a guest's, who has left
-		}
 		if err != nil {
 			e.stats.RecvErrors.Add(1)
 			st.late.flush()

@@ -41,10 +41,11 @@ const (
 	seatGuest
 )
 
-// interrupter is what a PacketConn needs so that its seat can be lent.
-type interrupter interface {
-	// Interrupt makes the Recv under way, or else the next one, return udp.ErrInterrupted.
+// directConn is what a PacketConn needs so that its seat can be lent: see *udp.Socket.
+type directConn interface {
+	RecvDirect(*udp.RecvMsg) error
 	Interrupt()
+	Watch(on bool) error
 }
 
 // A seat is the right to read a socket, with what is needed to do so.
@@ -57,9 +58,9 @@ type seat struct {
 	visits  atomic.Uint32
 	call    chan struct{} // calls the reader
 
-	sh   *shard
-	pc   udp.PacketConn
-	intr interrupter // nil: the seat is never lent
+	sh     *shard
+	pc     udp.PacketConn
+	direct directConn // nil: the seat is never lent
 	socketReader
 
 	// The reader's own.
@@ -68,7 +69,7 @@ type seat struct {
 
 func newSeat(sh *shard, pc udp.PacketConn) *seat {
 	st := &seat{sh: sh, pc: pc, call: make(chan struct{}, 1)}
-	st.intr, _ = pc.(interrupter)
+	st.direct, _ = pc.(directConn)
 	st.init()
 	return st
 }
@@ -77,7 +78,7 @@ func newSeat(sh *shard, pc udp.PacketConn) *seat {
 func (st *seat) wake() {
 	st.woken.Store(true)
 	if st.waiting.Load() {
-		st.intr.Interrupt()
+		st.direct.Interrupt()
 	}
 }
 
@@ -122,7 +123,8 @@ func (st *seat) step(e *Endpoint, c *Conn) bool {
 		st.waiting.Store(false)
 		return true
 	}
-	err := st.receive(st.pc)
+	st.msg.Buf = st.buf.Bytes()
+	err := st.direct.RecvDirect(&st.msg)
 	st.waiting.Store(false)
 	if errors.Is(err, udp.ErrInterrupted) {
 		return true
@@ -140,7 +142,7 @@ func (st *seat) step(e *Endpoint, c *Conn) bool {
 
 // worthLending tells whether the reader should offer its seat.
 func (st *seat) worthLending() bool {
-	if st.intr == nil || st.run < seatRun || st.last == nil || !st.last.inTurns.Load() {
+	if st.direct == nil || st.run < seatRun || st.last == nil || !st.last.inTurns.Load() {
 		return false
 	}
 	if st.skip > 0 {
@@ -159,6 +161,9 @@ func (st *seat) lend(e *Endpoint) {
 	seen := st.visits.Load()
 	first := seen
 	st.wanted.Store(false)
+	if st.direct.Watch(false) != nil {
+		return
+	}
 	st.state.Store(seatEmpty)
 	t := time.NewTimer(seatPatience)
 	defer t.Stop()
@@ -188,6 +193,7 @@ func (st *seat) lend(e *Endpoint) {
 		seen = now
 		t.Reset(seatPatience)
 	}
+	_ = st.direct.Watch(true) // closed: the reader will hear of it
 	st.wanted.Store(false)
 	st.run = 0
 	if st.visits.Load() == first {

@@ -291,7 +291,7 @@ func (d *drain) init() { d.done = make(chan struct{}) }
 func (d *drain) begin(s *Socket) {
 	d.active.Store(true)
 	// Wakes a reader that waits. From now on Recv does not wait.
-	if s.conn.SetReadDeadline(time.Unix(1, 0)) != nil {
+	if s.input.SetReadDeadline(time.Unix(1, 0)) != nil {
 		d.finish() // closed already
 	}
 }

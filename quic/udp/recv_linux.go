@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"os"
 	"sync"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -43,8 +42,11 @@ func (r *receiver) init(s *Socket) {
 	r.hdr.Control = (*byte)(unsafe.Pointer(&r.ctl))
 	r.hdr.Iov = &r.iov
 	r.hdr.SetIovlen(1)
-	r.read = func(fd uintptr) bool {
-		r.receive(fd)
+	r.read = func(uintptr) bool {
+		if s.rc.Control(r.now) != nil {
+			r.errno = unix.EBADF // closed
+			return true
+		}
 		if r.errno == unix.EAGAIN {
 			// What arrives from here on wakes the poller.
 			if r.idle != nil {
@@ -76,13 +78,10 @@ func (s *Socket) Recv(m *RecvMsg) error {
 			// The read deadline has passed, so the poller would not even try.
 			err = s.rc.Control(r.now)
 		} else {
-			err = s.rc.Read(r.read)
+			err = s.ready.Read(r.read)
 		}
 		switch {
-		case errors.Is(err, os.ErrDeadlineExceeded):
-			if !s.drain.active.Load() {
-				return s.interrupted()
-			}
+		case errors.Is(err, os.ErrDeadlineExceeded) && s.drain.active.Load():
 			continue
 		case err != nil:
 			return s.recvError(err)
@@ -102,23 +101,8 @@ func (s *Socket) Recv(m *RecvMsg) error {
 	}
 }
 
-// Interrupt makes the Recv under way, or else the next one, return
-// ErrInterrupted.
-func (s *Socket) Interrupt() {
-	_ = s.conn.SetReadDeadline(time.Unix(1, 0)) // an error: it is closed, and Recv will say so
-}
-
-// interrupted makes the socket wait for datagrams again.
-func (s *Socket) interrupted() error {
-	_ = s.conn.SetReadDeadline(time.Time{})
-	if s.drain.active.Load() {
-		s.Interrupt() // that deadline was the drain's
-	}
-	return ErrInterrupted
-}
-
 func (s *Socket) recvError(err error) error {
-	if errors.Is(err, net.ErrClosed) {
+	if s.done.Load() {
 		return net.ErrClosed
 	}
 	return fmt.Errorf("udp: receive on %s: %w", s.local, err)

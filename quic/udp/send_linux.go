@@ -2,7 +2,6 @@ package udp
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -178,7 +177,7 @@ func (w *sender) send(data []byte, size int) (unix.Errno, error) {
 	}
 	w.used = used // the next call may be of another shape
 	if err := w.sock.rc.Control(w.call); err != nil {
-		if errors.Is(err, net.ErrClosed) {
+		if w.sock.done.Load() {
 			return 0, net.ErrClosed
 		}
 		return 0, fmt.Errorf("udp: send on %s: %w", w.sock.local, err)

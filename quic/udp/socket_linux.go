@@ -16,8 +16,11 @@ import (
 // Socket is a UDP socket driven through the runtime's poller. Its methods may
 // be called by any number of goroutines; calls of Recv wait for each other.
 type Socket struct {
-	conn  *net.UDPConn
-	rc    syscall.RawConn
+	file  *os.File        // the descriptor, unknown to the runtime's poller
+	rc    syscall.RawConn // of file
+	input *os.File        // becomes readable when a datagram comes: see detach
+	ready syscall.RawConn // of input
+	done  atomic.Bool     // closed
 	local netip.AddrPort
 	v6    bool // an AF_INET6 socket, perhaps dual-stack
 	dual  bool // and it carries IPv4 as well
@@ -37,6 +40,7 @@ type Socket struct {
 	zones    zones
 	writable writable
 	drain    drain
+	direct   direct
 }
 
 // How much to ask for when Config leaves it open. The receive buffer holds
@@ -105,12 +109,16 @@ func FromFile(f *os.File, cfg Config) (*Socket, error) {
 // File duplicates the descriptor, to be passed to another process; the caller
 // closes it. The socket stays bound until every duplicate is closed.
 func (s *Socket) File() (*os.File, error) {
-	f, err := s.conn.File()
+	fd := -1
+	err := control(s.rc, func(sock int) (err error) {
+		fd, err = unix.FcntlInt(uintptr(sock), unix.F_DUPFD_CLOEXEC, 0)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("udp: duplicate the descriptor of %s: %w", s.local, err)
 	}
 	s.shared.Store(true)
-	return f, nil
+	return os.NewFile(uintptr(fd), "udp "+s.local.String()), nil
 }
 
 // newSocket owns pc and closes it on an error.
@@ -120,18 +128,27 @@ func newSocket(pc net.PacketConn, cfg Config) (*Socket, error) {
 		pc.Close()
 		return nil, fmt.Errorf("udp: descriptor is a %s socket, want UDP", pc.LocalAddr().Network())
 	}
-	s := &Socket{conn: conn, sendmsg: sendmsg}
+	s := &Socket{sendmsg: sendmsg}
 	if a, ok := conn.LocalAddr().(*net.UDPAddr); ok {
 		ap := a.AddrPort()
 		s.local = netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 	}
 	var err error
-	if s.rc, err = conn.SyscallConn(); err == nil {
+	if s.file, s.input, err = detach(conn); err != nil {
+		return nil, fmt.Errorf("udp: set up socket %s: %w", s.local, err)
+	}
+	if s.rc, s.ready, err = rawConns(s.file, s.input); err == nil {
+		err = s.direct.init()
+	}
+	if err == nil {
 		err = control(s.rc, func(fd int) error { return s.configure(fd, cfg) })
 	}
 	if err != nil {
-		conn.Close()
-		return nil, fmt.Errorf("udp: set up socket %s: %w", s.local, err)
+		err = errors.Join(fmt.Errorf("udp: set up socket %s: %w", s.local, err), s.input.Close(), s.file.Close())
+		if s.direct.event != nil {
+			err = errors.Join(err, s.direct.event.Close())
+		}
+		return nil, err
 	}
 	s.recv.init(s)
 	s.writable.init(s)
@@ -158,7 +175,14 @@ func (s *Socket) Close() error {
 }
 
 func (s *Socket) close() error {
-	err := s.conn.Close()
+	if s.done.Swap(true) {
+		return net.ErrClosed
+	}
+	s.Interrupt()
+	err := errors.Join(s.input.Close(), s.file.Close()) // the first waits for a Recv under way to end
+	s.recv.mu.Lock() // a RecvDirect was interrupted: it ends
+	err = errors.Join(err, s.direct.event.Close())
+	s.recv.mu.Unlock()
 	s.drain.finish()
 	return err
 }

@@ -13,21 +13,28 @@ type writable struct {
 	mu      sync.Mutex
 	waiting []func()
 	running bool
-	ready   func(fd uintptr) bool // made once
 }
+
+// pollFor is how long, in milliseconds, a socket is asked at once for room: a
+// socket that is being closed is held open meanwhile.
+const pollFor = 20
 
 // maxWaiting bounds the list: one entry a connection, by contract.
 const maxWaiting = 1 << 16
 
-func (w *writable) init(s *Socket) {
-	w.sock = s
-	w.ready = func(fd uintptr) bool {
-		// The poller reports edges. Room that appeared between the failed send
-		// and now made its edge already, so ask for the state; an edge after
-		// this question wakes the poller.
-		p := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
-		n, err := unix.Poll(p[:], 0)
-		return err != nil && err != unix.EINTR || n > 0
+func (w *writable) init(s *Socket) { w.sock = s }
+
+// wait blocks until there is room or the socket is closed.
+func (w *writable) wait() {
+	for ready := false; !ready; {
+		err := w.sock.rc.Control(func(fd uintptr) {
+			p := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+			n, err := unix.Poll(p[:], pollFor)
+			ready = err != nil && err != unix.EINTR || n > 0
+		})
+		if err != nil {
+			return
+		}
 	}
 }
 
@@ -53,9 +60,7 @@ func (s *Socket) OnWritable(f func()) {
 
 func (w *writable) run() {
 	for {
-		// An error means that the socket is closed: those who wait learn that
-		// from their next Send.
-		_ = w.sock.rc.Write(w.ready)
+		w.wait() // if the socket was closed, those who wait learn that from their next Send
 		w.mu.Lock()
 		list := w.waiting
 		w.waiting = nil
