@@ -100,6 +100,7 @@ type connGuarded struct {
 	lastSent        time.Time // of an ack-eliciting packet, since lastHeard
 	started         time.Time
 	idle            time.Duration
+	restedAt        time.Time // see rest
 	ping            bool
 	lastPing        time.Time // of a keepalive
 	blocked         *outBatch // sealed packets the socket did not take

@@ -256,6 +256,9 @@ func (c *Conn) processShort(b []byte, src *packetSource) bool {
 		c.keepEarly(b, src)
 		return false
 	}
+	if c.app.resting {
+		c.app.wake()
+	}
 	if len(b) < 1+idLen+20 {
 		c.ep.stats.DropHeader.Add(1)
 		return false

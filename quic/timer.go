@@ -39,6 +39,9 @@ func (c *Conn) deadline() time.Time {
 	if k := c.cfg.KeepAlive; k > 0 && c.confirmed {
 		earliest(c.keepAliveAt(k))
 	}
+	if c.mayRest() {
+		earliest(c.lastHeard.Add(restAfter))
+	}
 	if c.path.challenging {
 		earliest(c.path.challengeSent.Add(c.path.rtt.PTO(c.maxAckDelay())))
 	}
@@ -167,6 +170,9 @@ func (c *Conn) onTimer() {
 	}
 	if !c.pacedUntil.IsZero() && !now.Before(c.pacedUntil) {
 		c.pacedUntil = zeroTime
+	}
+	if c.mayRest() && !now.Before(c.lastHeard.Add(restAfter)) {
+		c.rest()
 	}
 	c.checkChallenge()
 	if c.ackDue(recovery.AppData) {

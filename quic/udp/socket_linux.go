@@ -180,7 +180,7 @@ func (s *Socket) close() error {
 	}
 	s.Interrupt()
 	err := errors.Join(s.input.Close(), s.file.Close()) // the first waits for a Recv under way to end
-	s.recv.mu.Lock() // a RecvDirect was interrupted: it ends
+	s.recv.mu.Lock()                                    // a RecvDirect was interrupted: it ends
 	err = errors.Join(err, s.direct.event.Close())
 	s.recv.mu.Unlock()
 	s.drain.finish()
