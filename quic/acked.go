@@ -20,12 +20,18 @@ func (c *Conn) ackSpace(space recovery.Space, delay time.Duration) (recovery.Ack
 	}
 	c.eventSpace = space
 	p := &c.path
-	return c.loss.Ack(c.now(), space, c.ackRanges, ecn, delay, c.lossState(), &p.rtt, p.cc, c.ackedFunc, c.lostFunc)
+	res, err := c.loss.Ack(c.now(), space, c.ackRanges, ecn, delay, c.lossState(), &p.rtt, p.cc, c.ackedFunc, c.lostFunc)
+	if res.Congested {
+		c.stats.CEReports++
+	}
+	return res, err
 }
 
 func (c *Conn) onAcked(p *recovery.SentPacket) {
 	if p.PMTUProbe {
 		c.onMTUProbe(p, true)
+	} else {
+		c.watchAcked(p)
 	}
 	if c.eventSpace == recovery.AppData && p.KeyPhase == c.app.generation {
 		c.app.acked = true
@@ -76,6 +82,7 @@ func (c *Conn) onLost(p *recovery.SentPacket) {
 		return
 	}
 	c.stats.PacketsLost++
+	c.watchLost(p)
 	for i := range int(p.NumRecords) {
 		c.loseRecord(p.At(i))
 	}
@@ -101,6 +108,8 @@ func (c *Conn) loseRecord(r recovery.Record) {
 		c.ids.retire = append(c.ids.retire, r.ID)
 	case recHandshakeDone:
 		c.hsDone = true
+	case recNewToken:
+		c.tokenDue = true // another will do as well
 	case recStream, recMaxStreamData, recReset, recStop, recStreamBlocked:
 		if s := c.streams.all[r.ID]; s != nil {
 			c.loseStreamRecord(s, r)

@@ -2,6 +2,7 @@ package quic
 
 import (
 	"io"
+	"strconv"
 	"syscall"
 	"testing"
 
@@ -28,9 +29,18 @@ func cpuSeconds() float64 {
 	return float64(r.Utime.Sec+r.Stime.Sec) + float64(r.Utime.Usec+r.Stime.Usec)/1e6
 }
 
-// BenchmarkBulk moves one stream over loopback, both ends in this process.
+// BenchmarkBulk moves one stream over loopback, both ends in this process, in
+// datagrams of Ethernet's size, of jumbo frames, and as large as loopback takes.
 func BenchmarkBulk(b *testing.B) {
-	client, server := connect(b, serverConfig(), clientConfig())
+	for _, payload := range []int{1400, jumboDatagram, 0} {
+		b.Run(map[bool]string{true: "auto", false: strconv.Itoa(payload)}[payload == 0], func(b *testing.B) { bulk(b, payload) })
+	}
+}
+
+func bulk(b *testing.B, payload int) {
+	scfg, ccfg := serverConfig(), clientConfig()
+	scfg.MaxUDPPayload, ccfg.MaxUDPPayload = payload, payload
+	client, server := connect(b, scfg, ccfg)
 	ctx := testContext(b)
 	const size = 256 << 20
 	b.SetBytes(size)

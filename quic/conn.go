@@ -48,6 +48,8 @@ type connGuarded struct {
 	clock   time.Time // when the lock was taken
 	cfg     *Config
 	version wire.Version
+	ver     versionState
+	greases bool // the peer takes packets whose QUIC bit is 0
 	state   connState
 	dirty   bool // there may be something to send
 	late    bool // and the reader is going to see to it
@@ -57,6 +59,7 @@ type connGuarded struct {
 	paths   uint8 // path ids given out
 
 	hs            Handshake
+	hsEpoch       uint8 // of the handshake under way: late events of another do not count
 	hello         *ClientHelloInfo
 	tls           *TLSState // set when the handshake is complete
 	pendingTLS    *TLSState
@@ -70,7 +73,8 @@ type connGuarded struct {
 	firstDst      wire.ConnID // server: what the Initials of this connection are sent to
 	retrySrc      wire.ConnID
 	retried       bool
-	token         []byte // client: Retry token
+	token         []byte // client: of Retry or of an earlier connection, for Initials
+	tokenDue      bool   // server: NEW_TOKEN is due
 	peerParams    wire.TransportParams
 	haveParams    bool
 	peerVerified  bool // client: the server has validated our address: it acknowledged a Handshake packet
@@ -111,6 +115,8 @@ type connGuarded struct {
 	stats           ConnStats
 	batchNearlyFull bool
 	probing         bool // a path MTU probe is being sealed
+	marking         bool // what is being sealed will carry ECT(0)
+	batched         bool // what is being sealed is not the first datagram of its send
 }
 
 // An earlyPacket came before its keys.
@@ -127,6 +133,7 @@ func newConn(ep *Endpoint, sh *shard, cfg *Config, server bool, v wire.Version) 
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	now := time.Now()
 	c.cfg, c.version, c.clock, c.started, c.lastHeard = cfg, v, now, now, now
+	c.ver.original = v
 	c.largestPN = -1
 	c.idle = cfg.handshakeTimeout()
 	c.level = LevelInitial
@@ -396,6 +403,7 @@ func (c *Conn) free() {
 	for i := range c.keys {
 		c.keys[i].drop()
 	}
+	c.ver.drop()
 	c.app.zero()
 	var none recovery.Loss
 	c.loss = none

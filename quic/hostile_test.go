@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/quic-fsgw/quic-fsgw/quic/recovery"
+	"github.com/quic-fsgw/quic-fsgw/quic/udp"
 	"github.com/quic-fsgw/quic-fsgw/quic/wire"
 )
 
@@ -671,7 +672,7 @@ func TestHostile39RapidReset(t *testing.T) {
 	})
 }
 
-// Row 40: ECN counts that make no sense. We do not mark, so any count is a lie.
+// Row 40: ECN counts that make no sense: marking ends, the connection does not.
 func TestHostile40ECNLies(t *testing.T) {
 	either(t, func(t *testing.T, tc *testConn) {
 		s := tc.openStream()
@@ -686,8 +687,15 @@ func TestHostile40ECNLies(t *testing.T) {
 			tc.wait(10 * time.Millisecond)
 		}
 		tc.wantOpen()
-		if w := tc.conn.Stats().CongestionWindow; w < 2*1200 {
-			t.Errorf("congestion window %d", w)
+		if st := tc.conn.Stats(); st.CongestionWindow < 2*1200 || st.ECN != "failed" {
+			t.Errorf("congestion window %d, ECN %s", st.CongestionWindow, st.ECN)
+		}
+		tc.packets()
+		tc.write(s, []byte("x"))
+		for _, p := range tc.packets() {
+			if p.ecn != udp.NotECT {
+				t.Error("marked after a lie was found out")
+			}
 		}
 	})
 	// CE on every packet that arrives is reported, at once

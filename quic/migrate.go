@@ -3,8 +3,6 @@ package quic
 import (
 	"crypto/rand"
 	"time"
-
-	"github.com/quic-fsgw/quic-fsgw/quic/recovery"
 )
 
 // onOtherAddress handles an authentic 1-RTT packet from an address that is
@@ -32,7 +30,7 @@ func (c *Conn) onOtherAddress(src *packetSource, moves bool) {
 		// Section 9.4: "Because port-only changes are commonly the result of NAT
 		// rebinding or other middlebox activity, the endpoint MAY instead retain its
 		// congestion control state and round-trip estimate in those cases".
-		p.rtt, p.cc, p.pacer, p.mtu = old.rtt, old.cc, old.pacer, old.mtu
+		p.rtt, p.cc, p.pacer, p.mtu, p.noGSO = old.rtt, old.cc, old.pacer, old.mtu, old.noGSO
 	}
 	p.received, p.sent = uint64(src.size), uint64(src.replied)
 	if old.validated {
@@ -46,6 +44,7 @@ func (c *Conn) onOtherAddress(src *packetSource, moves bool) {
 	c.path = p
 	c.stats.PathChanges++
 	c.loss.OnPathChange(p.id)
+	c.testECN()
 	c.startChallenge(&c.path)
 	// Section 9.5: a new path gets a connection ID of its own, where there is one.
 	if old.remote.Addr() != src.remote.Addr() {
@@ -108,6 +107,8 @@ func (c *Conn) onPathResponse(data [8]byte) {
 		c.log.Info("peer address changed", "from", c.prev.remote, "to", p.remote)
 	}
 	c.prev = nil
+	// RFC 9000, Section 8.1.3: a token for the address that the client has now.
+	c.tokenDue = c.server && c.cfg.Retry != RetryNever
 	c.raiseMTU()
 	c.ep.onPathValidated(c)
 }
@@ -115,6 +116,7 @@ func (c *Conn) onPathResponse(data [8]byte) {
 // goBack returns to the last validated path.
 func (c *Conn) goBack() {
 	c.path, c.prev = *c.prev, nil
+	c.path.search.pending = false // what became of that probe was not noted
 	c.loss.OnPathChange(c.path.id)
 	c.dirty = true
 }
@@ -143,47 +145,4 @@ func (c *Conn) checkChallenge() {
 		return
 	}
 	c.abandon(&TransportError{Code: NoViablePath, Reason: "the peer's address did not answer a path challenge"})
-}
-
-// raiseMTU starts the search for a larger datagram once the handshake is over.
-func (c *Conn) raiseMTU() {
-	p := &c.path
-	target := c.cfg.maxDatagram()
-	if c.haveParams {
-		// RFC 9000, Section 18.2: max_udp_payload_size limits what may be sent.
-		target = min(target, int(min(c.peerParams.MaxUDPPayload, maxDatagramSize)))
-	}
-	if target > p.mtu {
-		p.mtuTarget, p.mtuProbes = target, 0
-	}
-}
-
-// maxMTUProbes is how often a size is tried (RFC 8899, Section 5.1.2: MAX_PROBES).
-const maxMTUProbes = 3
-
-func (c *Conn) onMTUProbe(p *recovery.SentPacket, arrived bool) {
-	q := &c.path
-	if p.Path != q.id || !q.mtuPending {
-		return
-	}
-	q.mtuPending = false
-	if arrived {
-		if int(p.Size) > q.mtu {
-			q.setMTU(int(p.Size))
-		}
-		q.mtuTarget = 0
-		return
-	}
-	if q.mtuProbes >= maxMTUProbes {
-		q.mtuTarget = 0 // the path does not carry it
-	}
-}
-
-// checkBlackHole falls back to the smallest datagram when larger ones only get lost.
-func (c *Conn) checkBlackHole() {
-	if p := &c.path; p.mtu > minDatagram && c.loss.PTOCount() >= 3 {
-		p.setMTU(minDatagram)
-		p.mtuTarget = 0
-		c.stats.BlackHoles++
-	}
 }

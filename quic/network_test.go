@@ -28,8 +28,13 @@ var (
 
 func newSimPair(t testing.TB, seed uint64, p simnet.Params, scfg *Config) *simPair {
 	t.Helper()
+	return newSimPairOn(t, seed, p, scfg, simnet.Options{MaxSegments: 16, GRO: true, ECN: true})
+}
+
+// newSimPairOn is newSimPair with sockets of given properties.
+func newSimPairOn(t testing.TB, seed uint64, p simnet.Params, scfg *Config, opt simnet.Options) *simPair {
+	t.Helper()
 	n := simnet.New(seed, p)
-	opt := simnet.Options{MaxSegments: 16, GRO: true, ECN: true}
 	se, err := n.Listen(netip.AddrPortFrom(serverHost, 443), opt)
 	if err != nil {
 		t.Fatal(err)
@@ -233,7 +238,7 @@ func TestPathShrinks(t *testing.T) {
 			sp.net.Both(clientHost, serverHost, func(p *simnet.Params) { p.MTU = 1250 })
 		})
 		sp.exchange(client, server, 2, 1<<20)
-		if m := client.Stats().MTU; m != 1200 {
+		if m := client.Stats().MTU; m < 1200 || m > 1250 {
 			t.Errorf("MTU %d", m)
 		}
 	})
@@ -333,12 +338,12 @@ func TestHugeDatagrams(t *testing.T) {
 	for seed := range uint64(3) {
 		bubble(t, func(t *testing.T) {
 			scfg, ccfg := patient(serverConfig()), patient(clientConfig())
-			scfg.MaxUDPPayload, ccfg.MaxUDPPayload = 65507, 65507
-			sp := newSimPair(t, seed, simnet.Params{Delay: time.Millisecond, Loss: float64(seed) * 0.01}, scfg)
+			opt := simnet.Options{MaxSegments: 16, GRO: true, ECN: true, MTU: udp.MaxPayload}
+			sp := newSimPairOn(t, seed, simnet.Params{Delay: time.Millisecond, Loss: float64(seed) * 0.01}, scfg, opt)
 			client, server := sp.dial(ccfg)
 			sp.exchange(client, server, 5, 1<<20+int(seed)*12345)
 			// The probe waits for a window that has room for it beside the data.
-			for i := 0; i < 5 && seed == 0 && client.Stats().MTU != 65507; i++ {
+			for i := 0; i < 10 && seed == 0 && client.Stats().MTU != 65507; i++ {
 				sp.exchange(client, server, 1, 1<<20)
 			}
 			if m := client.Stats().MTU; seed == 0 && m != 65507 {

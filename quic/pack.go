@@ -105,6 +105,7 @@ func (c *Conn) buildLong(b []byte, space recovery.Space, pad bool) []byte {
 	pnLen := wire.PacketNumberLen(pn, c.loss.LargestAcked(space))
 	start := len(b)
 	b, lengthAt := wire.AppendLong(b, typ, c.version, c.dst(), c.ids.local[0].id, token, pn, pnLen)
+	c.greaseBit(&b[start])
 	hdr := len(b)
 	room := cap(b) - hdr - protect.TagLen
 	if room < 8 {
@@ -160,6 +161,8 @@ func (c *Conn) recordSent(space recovery.Space, pkt *recovery.SentPacket, size i
 	pkt.Sent = c.now()
 	pkt.InFlight = pkt.InFlight || pkt.AckEliciting
 	pkt.PMTUProbe = c.probing
+	pkt.ECN = c.marking
+	pkt.Batched = c.batched
 	pkt.KeyPhase = c.app.generation
 	if pkt.NumRecords > 0 && pkt.At(0).Kind == recAck {
 		c.recv[space].OnAckSent(c.now())
@@ -192,6 +195,7 @@ func (c *Conn) canSeal(level Level) bool {
 // sealSmall appends a packet of its own with the given frames to b: for
 // CONNECTION_CLOSE and path probes, off the hot path.
 func (c *Conn) sealSmall(b []byte, level Level, frames []byte) []byte {
+	c.marking, c.batched = false, false
 	space := spaceOf(level)
 	pn := c.loss.NextPN(space)
 	const pnLen = 4
@@ -209,6 +213,7 @@ func (c *Conn) sealSmall(b []byte, level Level, frames []byte) []byte {
 		b, lengthAt = wire.AppendLong(b, wire.PacketInitial, c.version, c.dst(), c.ids.local[0].id, c.token, pn, pnLen)
 		frames = slices.Clip(frames)
 	}
+	c.greaseBit(&b[start])
 	hdr := len(b)
 	b = append(b, frames...)
 	if level == LevelInitial && !c.server {
@@ -230,6 +235,7 @@ func (c *Conn) buildShort(b *outBatch, slot []byte, mode int) int {
 	pn := c.loss.NextPN(recovery.AppData)
 	pnLen := wire.PacketNumberLen(pn, c.loss.LargestAcked(recovery.AppData))
 	hdr := wire.AppendShort(slot, c.dst(), pn, pnLen, c.app.phase, false)
+	c.greaseBit(&hdr[0])
 	room := cap(slot) - len(hdr) - protect.TagLen
 	pkt := recovery.SentPacket{PN: pn, Path: c.path.id}
 

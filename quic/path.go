@@ -1,6 +1,7 @@
 package quic
 
 import (
+	"math"
 	"net/netip"
 	"time"
 
@@ -24,10 +25,10 @@ type path struct {
 	pacer recovery.Pacer
 	ecn   recovery.ECN
 
-	mtu        int // largest datagram that may be sent
-	mtuTarget  int // to be probed for; 0: nothing
-	mtuProbes  int
-	mtuPending bool // a probe is in flight
+	mtu      int // largest datagram that may be sent
+	search   mtuSearch
+	gsoFault faultPattern // batches only get lost
+	noGSO    bool
 
 	challenge      [8]byte
 	challenging    bool // challenge is out and unanswered
@@ -51,7 +52,7 @@ func (p *path) init(id uint8, remote netip.AddrPort, local netip.Addr, ifIndex i
 // have received."
 func (p *path) amplificationCredit() int {
 	if p.validated {
-		return maxDatagramSize
+		return math.MaxInt32
 	}
 	if 3*p.received <= p.sent {
 		return 0

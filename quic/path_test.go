@@ -275,13 +275,13 @@ func TestLostMTUProbes(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		tc := newTestServer(t, nil)
 		tc.handshake()
-		probes := 0
+		probes := map[int]int{} // by size
 		for range 200 {
 			tc.wait(20 * time.Millisecond)
 			var pns []uint64
 			for _, p := range tc.packets() {
 				if p.size > 1200 {
-					probes++
+					probes[p.size]++
 				} else if p.typ == wire.Packet1RTT {
 					pns = append(pns, p.pn)
 				}
@@ -292,8 +292,14 @@ func TestLostMTUProbes(t *testing.T) {
 				tc.send(wire.Packet1RTT, ping())
 			}
 		}
-		if probes == 0 || probes > maxMTUProbes {
-			t.Errorf("%d probes", probes)
+		// RFC 8899, Section 5.1.2: MAX_PROBES
+		for size, n := range probes {
+			if n > maxMTUProbes {
+				t.Errorf("%d probes of %d bytes", n, size)
+			}
+		}
+		if len(probes) == 0 || len(probes) > 8 {
+			t.Errorf("probes of %d sizes", len(probes))
 		}
 		st := tc.conn.Stats()
 		// RFC 9002 and 8899: a lost probe is no sign of congestion

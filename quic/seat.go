@@ -45,7 +45,6 @@ const (
 type directConn interface {
 	RecvDirect(*udp.RecvMsg) error
 	Interrupt()
-	Watch(on bool) error
 }
 
 // A seat is the right to read a socket, with what is needed to do so.
@@ -161,9 +160,6 @@ func (st *seat) lend(e *Endpoint) {
 	seen := st.visits.Load()
 	first := seen
 	st.wanted.Store(false)
-	if st.direct.Watch(false) != nil {
-		return
-	}
 	st.state.Store(seatEmpty)
 	t := time.NewTimer(seatPatience)
 	defer t.Stop()
@@ -193,7 +189,6 @@ func (st *seat) lend(e *Endpoint) {
 		seen = now
 		t.Reset(seatPatience)
 	}
-	_ = st.direct.Watch(true) // closed: the reader will hear of it
 	st.wanted.Store(false)
 	st.run = 0
 	if st.visits.Load() == first {

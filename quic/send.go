@@ -28,6 +28,7 @@ type outBatch struct {
 	segment int // size of the first datagram
 	count   int
 	path    uint8
+	ecn     uint8
 	sent    int // bytes the socket has taken
 	// scratch space of packet building
 	front []byte
@@ -108,6 +109,7 @@ func (c *Conn) sendHandshake() {
 			return
 		}
 		b := newBatch()
+		c.markBatch(b)
 		n := c.buildCoalesced(b.buf.Bytes()[:0:minDatagram])
 		if n == 0 {
 			b.release()
@@ -126,8 +128,7 @@ func (c *Conn) handshakeAckDue() bool {
 
 // sendApp sends 1-RTT packets.
 func (c *Conn) sendApp() {
-	sock := c.shard.conn()
-	maxSegments := sock.Caps().MaxSegments
+	maxSegments := c.maxSegments()
 	c.sendPathFrames()
 	c.sendMTUProbe()
 	if !c.appDue() && !c.ackDue(recovery.AppData) {
@@ -155,16 +156,18 @@ func (c *Conn) sendApp() {
 // reports whether there may be more to send.
 func (c *Conn) fillBatch(b *outBatch, maxSegments int) bool {
 	budget, _ := c.budget()
+	c.markBatch(b)
 	for {
 		credit := c.path.amplificationCredit() - b.n
 		if credit < minSlot {
 			return false
 		}
-		slot := b.room(min(c.path.mtu, credit), maxSegments)
+		probe := c.probes[recovery.AppData] > 0
+		slot := b.room(min(c.probeSize(), credit), maxSegments)
 		if slot == nil {
 			return true
 		}
-		probe := c.probes[recovery.AppData] > 0
+		c.batched = b.count > 0
 		mode := packAll
 		if credit < c.path.mtu {
 			mode, probe = packAcks, false // what little may be sent is kept for validation
@@ -174,7 +177,7 @@ func (c *Conn) fillBatch(b *outBatch, maxSegments int) bool {
 			// A peer that acknowledges nothing cannot make us remember without bound.
 			mode = packAcks
 		}
-		c.batchNearlyFull = b.count*4 >= maxSegments*3 || b.n >= maxDatagramSize*3/4
+		c.batchNearlyFull = b.count*4 >= maxSegments*3 || b.n+c.path.mtu >= maxDatagramSize*3/4
 		n := c.buildShort(b, slot, mode)
 		if n == 0 {
 			if mode == packAcks && credit >= c.path.mtu && budget < c.path.mtu && c.wantsApp() {
@@ -197,7 +200,7 @@ func (c *Conn) fillBatch(b *outBatch, maxSegments int) bool {
 // when pacing will allow more.
 func (c *Conn) budget() (int, time.Time) {
 	p := &c.path
-	cwnd := p.cc.Window() - c.loss.InFlight()
+	cwnd := p.cc.Window() - c.loss.InFlight() - p.search.reserve
 	if cwnd < p.mtu {
 		return 0, zeroTime // an acknowledgement or a loss timer will open the window
 	}
@@ -214,6 +217,7 @@ func (c *Conn) budget() (int, time.Time) {
 // take more.
 func (c *Conn) transmit(b *outBatch) bool {
 	c.path.onSent(b.n)
+	c.path.search.carried += b.n
 	c.stats.DatagramsSent += uint64(b.count)
 	c.stats.BytesSent += uint64(b.n)
 	c.stats.Batches++
@@ -226,7 +230,7 @@ func (c *Conn) transmit(b *outBatch) bool {
 func (c *Conn) trySend(b *outBatch) bool {
 	sock := c.shard.conn()
 	p := &c.path
-	b.msg = udp.SendMsg{Data: b.buf.Bytes()[b.sent:b.n], SegmentSize: b.segment, Remote: p.remote, Local: p.local, IfIndex: p.ifIndex, DontFragment: true}
+	b.msg = udp.SendMsg{Data: b.buf.Bytes()[b.sent:b.n], SegmentSize: b.segment, Remote: p.remote, Local: p.local, IfIndex: p.ifIndex, ECN: b.ecn, DontFragment: true}
 	err := sock.Send(&b.msg)
 	b.sent += b.msg.Sent
 	b.msg.Data = nil
@@ -244,7 +248,7 @@ func (c *Conn) trySend(b *outBatch) bool {
 		// The interface carries less than the path was thought to: what was in the
 		// batch counts as lost when nothing is heard of it.
 		if segment > minDatagram && p.mtu > minDatagram {
-			p.setMTU(minDatagram)
+			c.lowerMTU(segment)
 		}
 	case errors.Is(err, udp.ErrNoBuffers):
 		// More would be lost, too: the device queue needs time to drain.
@@ -335,30 +339,4 @@ func (c *Conn) answerProbe(src *packetSource, data [8]byte) {
 	p.received = uint64(src.size)
 	c.sendProbing(&p, wire.AppendPathResponse(nil, data))
 	src.replied = int(p.sent)
-}
-
-// sendMTUProbe tries a larger datagram (RFC 8899).
-func (c *Conn) sendMTUProbe() {
-	p := &c.path
-	if p.mtuTarget <= p.mtu || p.mtuPending || !c.confirmed || !p.validated || p.mtuProbes >= maxMTUProbes {
-		return
-	}
-	if p.cc.Window()-c.loss.InFlight() < p.mtuTarget {
-		return
-	}
-	p.mtuProbes++
-	room := p.mtuTarget - 1 - c.dst().Len() - 4 - 16
-	frames := wire.AppendPadding(wire.AppendPing(make([]byte, 0, room)), room-1)
-	c.probing = true
-	b := c.sealSmall(make([]byte, 0, p.mtuTarget+8), LevelApp, frames)
-	c.probing = false
-	if b == nil {
-		return
-	}
-	p.mtuPending = true
-	m := udp.SendMsg{Data: b, Remote: p.remote, Local: p.local, IfIndex: p.ifIndex, DontFragment: true}
-	if err := c.shard.conn().Send(&m); errors.Is(err, udp.ErrMessageTooLong) {
-		p.mtuTarget = 0
-	}
-	c.stats.DatagramsSent++
 }

@@ -7,9 +7,11 @@ import (
 
 // endpointStats are counters of an Endpoint. They only grow.
 type endpointStats struct {
-	Started, Handshakes, HandshakesFailed, Refused, Retries, VersionNegotiations, ResetsSent, PathsValidated atomic.Int64
+	Started, Handshakes, HandshakesFailed, Refused, Retries, VersionNegotiations, ResetsSent, PathsValidated, TokensRefused atomic.Int64
 
 	DropHeader, DropDecrypt, DropDuplicate, DropNoKeys, DropUnknown, DropVersion, DropSmallInitial, Drop0RTT, DropBudget, DropBusy atomic.Int64
+
+	GSOFallbacks atomic.Int64
 
 	SendErrors, RecvErrors, CopiedBytes atomic.Int64
 
@@ -28,6 +30,7 @@ type counters struct {
 type Stats struct {
 	Connections, Handshaking                                                             int
 	Started, Handshakes, HandshakesFailed, Refused, Retries, VersionNegotiations, Resets int64
+	TokensRefused                                                                        int64 // of Retry or NEW_TOKEN: forged, late, used before, from elsewhere
 	Drops                                                                                map[string]int64
 	SendErrors, RecvErrors                                                               int64
 	CopiedBytes                                                                          int64 // stream bytes copied in user space
@@ -45,6 +48,10 @@ type ConnStats struct {
 	Batches                          uint64 // sends, of one or more datagrams
 	PTOs, KeyUpdates, PathChanges    uint64
 	BlackHoles                       uint64 // falls back to the smallest datagram
+	MTUProbes                        uint64
+	GSOFallbacks                     uint64 // paths on which batches were given up
+	CEReports                        uint64 // rises of the peer's count of CE marks that were acted on
+	ECN                              string // off, testing, unknown, capable or failed
 	SmoothedRTT, MinRTT              time.Duration
 	CongestionWindow, BytesInFlight  int
 	MTU                              int
@@ -62,6 +69,7 @@ func (c *Conn) Stats() ConnStats {
 	s.SmoothedRTT, s.MinRTT = c.path.rtt.Smoothed(), c.path.rtt.Min()
 	s.CongestionWindow, s.BytesInFlight = c.path.cc.Window(), c.loss.InFlight()
 	s.MTU, s.HeldBytes, s.StreamBytesCopied = c.path.mtu, c.acct.held, c.acct.copied
+	s.ECN = c.path.ecn.String()
 	s.StreamBytesSent, s.StreamBytesReceived = c.flow.sent, c.flow.received
 	return s
 }
@@ -86,7 +94,8 @@ func (e *Endpoint) Stats() Stats {
 	s := Stats{
 		Started: t.Started.Load(), Handshakes: t.Handshakes.Load(), HandshakesFailed: t.HandshakesFailed.Load(), Refused: t.Refused.Load(),
 		Retries: t.Retries.Load(), VersionNegotiations: t.VersionNegotiations.Load(), Resets: t.ResetsSent.Load(),
-		SendErrors: t.SendErrors.Load(), RecvErrors: t.RecvErrors.Load(), CopiedBytes: t.CopiedBytes.Load(), HeldBytes: e.held.Load(),
+		TokensRefused: t.TokensRefused.Load(),
+		SendErrors:    t.SendErrors.Load(), RecvErrors: t.RecvErrors.Load(), CopiedBytes: t.CopiedBytes.Load(), HeldBytes: e.held.Load(),
 		Drops: map[string]int64{
 			"header": t.DropHeader.Load(), "decrypt": t.DropDecrypt.Load(), "duplicate": t.DropDuplicate.Load(), "no-keys": t.DropNoKeys.Load(),
 			"unknown": t.DropUnknown.Load(), "version": t.DropVersion.Load(), "small-initial": t.DropSmallInitial.Load(), "0rtt": t.Drop0RTT.Load(),

@@ -24,11 +24,13 @@ import (
 // acknowledgment, no retransmission, unless the test says so.
 type testConn struct {
 	testing.TB
-	server bool // the Conn under test is the server
-	wire   *scriptWire
-	ep     *Endpoint
-	conn   *Conn
-	dialed chan error // client: what Dial returned
+	server    bool                          // the Conn under test is the server
+	version   wire.Version                  // of the peer's packets
+	initialRx map[wire.Version]*protect.Key // open the Conn's Initials
+	wire      *scriptWire
+	ep        *Endpoint
+	conn      *Conn
+	dialed    chan error // client: what Dial returned
 
 	remote  netip.AddrPort // where the peer sends from
 	odcid   wire.ConnID    // the client's first Destination Connection ID
@@ -45,11 +47,13 @@ type testConn struct {
 	txPhase bool
 	rxPhase bool
 
-	queue  []packet      // read and not yet looked at
-	sent   int           // bytes of all datagrams from the Conn
-	fed    int           // bytes of all datagrams to the Conn
-	shared bool          // the endpoint is another testConn's
-	delay  time.Duration // before each datagram to the Conn
+	queue     []packet      // read and not yet looked at
+	sent      int           // bytes of all datagrams from the Conn
+	fed       int           // bytes of all datagrams to the Conn
+	shared    bool          // the endpoint is another testConn's
+	delay     time.Duration // before each datagram to the Conn
+	ecn       bool          // acknowledgements report the marks that came
+	congested bool          // what carries a mark comes with CE
 }
 
 // testSpace is the peer's state of one packet number space.
@@ -57,7 +61,8 @@ type testSpace struct {
 	rx, tx  *protect.Key
 	next    uint64
 	largest int64
-	got     []uint64 // packet numbers received
+	got     []uint64  // packet numbers received
+	marks   [3]uint64 // of them with ECT(0), ECT(1), CE
 	raw     map[uint64]string
 	in      cryptoStream
 	out     []byte // CRYPTO bytes TLS wants to send
@@ -67,6 +72,7 @@ type testSpace struct {
 // A packet is one packet from the Conn, opened and taken apart.
 type packet struct {
 	typ      wire.PacketType
+	version  wire.Version // of a long header
 	dst, src wire.ConnID
 	token    []byte
 	pn       uint64
@@ -77,6 +83,7 @@ type packet struct {
 	remote   netip.AddrPort
 	at       time.Time
 	raw      []byte // the datagram
+	ecn      uint8
 }
 
 // A frame is one frame; which fields count depends on typ.
@@ -186,7 +193,7 @@ func newTestClient(t testing.TB, cfg *Config, opts ...EndpointOption) *testConn 
 }
 
 func newTestConn(t testing.TB, server bool) *testConn {
-	tc := &testConn{TB: t, server: server}
+	tc := &testConn{TB: t, server: server, version: wire.Version1}
 	for i := range tc.spaces {
 		tc.spaces[i].largest = -1
 		tc.spaces[i].in.limit = 1 << 20
@@ -215,12 +222,20 @@ func (tc *testConn) initialKeys() {
 	if tc.server {
 		dst = tc.dst
 	}
-	client, server := protect.InitialKeys(wire.Version1, dst.Append(nil))
 	s := &tc.spaces[recovery.Initial]
-	if tc.server {
-		s.tx, s.rx = client, server
-	} else {
-		s.tx, s.rx = server, client
+	if tc.version == 0 {
+		tc.version = wire.Version1
+	}
+	tc.initialRx = make(map[wire.Version]*protect.Key)
+	for _, v := range defaultVersions {
+		tx, rx := protect.InitialKeys(v, dst.Append(nil))
+		if !tc.server {
+			tx, rx = rx, tx
+		}
+		tc.initialRx[v] = rx
+		if v == tc.version {
+			s.tx, s.rx = tx, rx
+		}
 	}
 }
 
@@ -262,7 +277,7 @@ func (tc *testConn) open(d datagram) {
 	tc.sent += len(d.data)
 	b := bytes.Clone(d.data)
 	for len(b) > 0 {
-		p := packet{size: len(d.data), remote: d.remote, at: d.at, raw: d.data}
+		p := packet{size: len(d.data), remote: d.remote, at: d.at, raw: d.data, ecn: d.ecn}
 		n := tc.openPacket(b, &p)
 		for i := range p.frames {
 			p.frames[i].packet = &p
@@ -284,7 +299,7 @@ func (tc *testConn) openPacket(b []byte, p *packet) int {
 		if err != nil {
 			tc.Fatalf("the Conn sent %x: %v", b[:min(len(b), 32)], err)
 		}
-		p.typ, p.dst, p.src, p.token = h.Type, h.Dst, h.Src, bytes.Clone(h.Token)
+		p.typ, p.dst, p.src, p.token, p.version = h.Type, h.Dst, h.Src, bytes.Clone(h.Token), h.Version
 		length, pnAt = h.Len, h.PNOffset
 		switch h.Type {
 		case wire.PacketInitial:
@@ -298,6 +313,9 @@ func (tc *testConn) openPacket(b []byte, p *packet) int {
 	p.length = length
 	s := &tc.spaces[space]
 	key := s.rx
+	if space == recovery.Initial {
+		key = tc.initialRx[p.version]
+	}
 	b = b[:length]
 	if key == nil || len(b) < pnAt+20 {
 		return length
@@ -338,6 +356,11 @@ func (tc *testConn) opened(s *testSpace, p *packet, space recovery.Space, plain 
 	if before, ok := s.raw[p.pn]; !ok {
 		s.raw[p.pn] = string(plain)
 		s.got = append(s.got, p.pn)
+		if p.ecn != udp.NotECT && tc.congested {
+			s.marks[2]++
+		} else if p.ecn == udp.ECT0 {
+			s.marks[0]++
+		}
 	} else if before != string(plain) {
 		// The closing state repeats a datagram as it was (RFC 9000, Section 10.2.1).
 		tc.Fatalf("packet number %d was used twice", p.pn)
@@ -369,6 +392,8 @@ func parseFrame(t testing.TB, b []byte) (f frame) {
 		var sf wire.StreamFrame
 		sf, f.n = wire.ConsumeStream(b)
 		f.typ, f.id, f.off, f.data, f.fin = wire.FrameStream, sf.ID, sf.Off, sf.Data, sf.Fin
+	case typ == wire.FrameNewToken:
+		f.data, f.n = wire.ConsumeNewToken(b)
 	case typ == wire.FrameMaxData:
 		f.max, f.n = wire.ConsumeMaxData(b)
 	case typ == wire.FrameMaxStreamData:
@@ -527,7 +552,7 @@ func (tc *testConn) sealPN(t wire.PacketType, pn uint64, payload []byte, edit fu
 	if t == wire.Packet1RTT {
 		b = wire.AppendShort(nil, tc.dst, pn, pnLen, tc.txPhase, false)
 	} else {
-		b, lengthAt = wire.AppendLong(nil, t, wire.Version1, tc.dst, tc.peerID, tc.token, pn, pnLen)
+		b, lengthAt = wire.AppendLong(nil, t, tc.version, tc.dst, tc.peerID, tc.token, pn, pnLen)
 		wire.SetLength(b, lengthAt, pnLen+len(payload)+protect.TagLen)
 	}
 	if edit != nil {
@@ -574,11 +599,16 @@ func (tc *testConn) ackFrame(space recovery.Space) []byte {
 	if len(pns) == 0 {
 		return nil
 	}
+	if tc.ecn {
+		return wire.AppendAck(nil, ackRanges(pns), 0, &s.marks, 4096)
+	}
 	return ackOf(pns...)
 }
 
 // ackOf is an ACK frame of exactly these packet numbers.
-func ackOf(pns ...uint64) []byte {
+func ackOf(pns ...uint64) []byte { return wire.AppendAck(nil, ackRanges(pns), 0, nil, 4096) }
+
+func ackRanges(pns []uint64) []wire.AckRange {
 	pns = slices.Clone(pns)
 	slices.Sort(pns)
 	var ranges []wire.AckRange
@@ -589,7 +619,7 @@ func ackOf(pns ...uint64) []byte {
 			ranges = append(ranges, wire.AckRange{Smallest: pns[i], Largest: pns[i]})
 		}
 	}
-	return wire.AppendAck(nil, ranges, 0, nil, 4096)
+	return ranges
 }
 
 // ack acknowledges everything read in a space.
@@ -614,7 +644,7 @@ func (tc *testConn) tlsEvents() {
 			if levelFromTLS(e.Level) == LevelEarly {
 				continue
 			}
-			k, err := protect.NewKey(wire.Version1, e.Suite, e.Data)
+			k, err := protect.NewKey(tc.version, e.Suite, e.Data)
 			if err != nil {
 				tc.Fatal(err)
 			}
@@ -701,13 +731,13 @@ func (tc *testConn) reopen() (some bool) {
 		if s := tc.spaces[spaceOfPacket(p.typ)]; s.rx == nil {
 			return false
 		}
-		again = append(again, datagram{data: p.raw, remote: p.remote, at: p.at})
+		again = append(again, datagram{data: p.raw, remote: p.remote, at: p.at, ecn: p.ecn})
 		return true
 	})
 	for _, d := range again {
 		b := bytes.Clone(d.data)
 		for len(b) > 0 {
-			p := packet{size: len(d.data), remote: d.remote, at: d.at, raw: d.data}
+			p := packet{size: len(d.data), remote: d.remote, at: d.at, raw: d.data, ecn: d.ecn}
 			before := len(tc.spaces[0].got) + len(tc.spaces[1].got) + len(tc.spaces[2].got)
 			n := tc.openFresh(b, &p)
 			if after := len(tc.spaces[0].got) + len(tc.spaces[1].got) + len(tc.spaces[2].got); after > before {

@@ -57,7 +57,7 @@ routes:
   - name: secure
     match: {alpn: smb, server_name: [%s, %s]}
     access: staff
-    smb: {backends: [%q], min_dialect: "2.1"}
+    smb: {backends: [%q], min_dialect: "2.1", probe: {interval: 0s}}
 `, fingerprint(t, denied), secureName, sambatest.Host, r.backend.Addr),
 	})
 	return r

@@ -162,7 +162,7 @@ func fourAtOnce(t *testing.T, s *smbSite) {
 func TestSMBClientLarge(t *testing.T) {
 	s := startSMB(t, sambatest.Options{}, "")
 	g := s.target(t)
-	g.Limit = 2 * time.Minute
+	g.Limit = 5 * time.Minute
 	pid := s.Child(workerWord)
 	const up, down = 64 << 20, 1 << 30
 	want := randomBytesFile(t, filepath.Join(g.Work, "up"), up)

@@ -30,6 +30,11 @@ type ECN struct {
 	testedWithoutFault bool
 }
 
+// String names the state as RFC 9000, Appendix A.4 does.
+func (e *ECN) String() string {
+	return [...]string{"off", "testing", "unknown", "capable", "failed"}[e.state]
+}
+
 // reset begins testing a path, unless ECN is off altogether.
 func (e *ECN) reset() {
 	if e.state != ecnOff {
@@ -55,6 +60,21 @@ func (e *ECN) onSent() {
 // assumption that the marking caused the loss."
 func (e *ECN) onLost() {
 	e.lost++
+	e.checkAllLost()
+}
+
+// onForgotten: what becomes of a marked packet will never be known, because
+// its keys are gone.
+func (e *ECN) onForgotten() {
+	if e.sent > 0 { // a path that was returned to has begun anew
+		e.sent--
+	}
+	if e.lost > 0 {
+		e.checkAllLost()
+	}
+}
+
+func (e *ECN) checkAllLost() {
 	if e.state == ecnUnknown && e.acked == 0 && e.lost >= e.sent {
 		e.state = ecnFailed
 	}
@@ -127,7 +147,9 @@ func (e *ECN) judge(rise0, riseCE, newly uint64) (congested bool) {
 	if !e.testedWithoutFault {
 		limit = ecnTestPackets
 	}
-	if e.ceRun >= limit {
+	// All that were sent to find out have come back, and all of them with CE.
+	allCE := e.state == ecnUnknown && !e.testedWithoutFault && e.acked+e.lost >= e.sent && e.ceRun > 0
+	if e.ceRun >= limit || allCE {
 		e.state = ecnFailed
 		return false
 	}

@@ -228,6 +228,9 @@ func (l *Loss) Clear(space Space, discard func(*SentPacket)) {
 	for s.ring.n > 0 {
 		if p := s.ring.at(0); p.state == outstanding {
 			l.remove(s, p)
+			if p.ECN && p.Path == l.path {
+				l.ecn().onForgotten()
+			}
 			if discard != nil {
 				discard(p)
 			}

@@ -85,6 +85,7 @@ type SentPacket struct {
 	InFlight     bool // ack-eliciting, or holds PADDING
 	PMTUProbe    bool // its loss says nothing about congestion
 	ECN          bool // sent with ECT(0)
+	Batched      bool // not the first datagram of the send it went out with
 	Path         uint8
 	state        packetState
 	NumRecords   uint16

@@ -13,6 +13,8 @@ import (
 const (
 	// defaultRecvBuffer is what an endpoint holds for its reader, in bytes.
 	defaultRecvBuffer = 4 << 20
+	// defaultMTU is Ethernet's 1500 bytes less the headers of IPv6 and UDP.
+	defaultMTU = 1452
 	// maxQueued bounds the datagrams it holds, however small.
 	maxQueued = 1 << 14
 	// maxWaiters bounds the callbacks of OnWritable.
@@ -27,7 +29,7 @@ type Options struct {
 	MaxSegments int  // datagrams a Send may carry in one call, 0: 1, at most 64
 	GRO         bool // Recv joins datagrams
 	ECN         bool
-	MTU         int // bytes of UDP payload the interface takes, else ErrMessageTooLong; 0: 65507
+	MTU         int // bytes of UDP payload the interface takes, else ErrMessageTooLong; 0: 1452, Ethernet's
 	RecvBuffer  int // bytes that wait for Recv, 0: 4 MiB; more are dropped
 	// SendBuffer is the bytes that may wait in a link's queue before Send says
 	// ErrWouldBlock; 0: it never does. It needs a link with a Rate.
@@ -60,9 +62,10 @@ type arrived struct {
 
 func newEndpoint(n *Net, addr netip.AddrPort, opt Options) *Endpoint {
 	opt.MaxSegments = min(max(opt.MaxSegments, 1), udp.MaxSegments)
-	if opt.MTU <= 0 || opt.MTU > udp.MaxPayload {
-		opt.MTU = udp.MaxPayload
+	if opt.MTU <= 0 {
+		opt.MTU = defaultMTU
 	}
+	opt.MTU = min(opt.MTU, udp.MaxPayload)
 	if opt.RecvBuffer <= 0 {
 		opt.RecvBuffer = defaultRecvBuffer
 	}

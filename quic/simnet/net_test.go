@@ -197,7 +197,7 @@ func TestNobodyThere(t *testing.T) {
 
 // What is under way is bounded, whatever the link promises.
 func TestInFlightIsBounded(t *testing.T) {
-	inWorld(t, 1, Params{Delay: time.Hour}, Options{MaxSegments: 64}, func(w *world) {
+	inWorld(t, 1, Params{Delay: time.Hour}, Options{MaxSegments: 64, MTU: udp.MaxPayload}, func(w *world) {
 		data := make([]byte, 64_000)
 		for range 2 * maxInFlight / len(data) {
 			if err := w.a.Send(&udp.SendMsg{Data: data, SegmentSize: 32_000, Remote: addrB}); err != nil {

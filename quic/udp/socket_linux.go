@@ -13,14 +13,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Socket is a UDP socket driven through the runtime's poller. Its methods may
-// be called by any number of goroutines; calls of Recv wait for each other.
+// Socket is a UDP socket, waited for by watches. Its methods may be called by
+// any number of goroutines; calls of Recv wait for each other.
 type Socket struct {
-	file  *os.File        // the descriptor, unknown to the runtime's poller
-	rc    syscall.RawConn // of file
-	input *os.File        // becomes readable when a datagram comes: see detach
-	ready syscall.RawConn // of input
-	done  atomic.Bool     // closed
+	file  *os.File // unknown to the runtime's poller
+	rc    syscall.RawConn
 	local netip.AddrPort
 	v6    bool // an AF_INET6 socket, perhaps dual-stack
 	dual  bool // and it carries IPv4 as well
@@ -34,6 +31,8 @@ type Socket struct {
 	stats  Stats
 	// sendmsg is the system call; tests put a broken device in its place.
 	sendmsg func(fd uintptr, h *unix.Msghdr) (int, unix.Errno)
+
+	closed atomic.Bool
 
 	recv     receiver
 	senders  senders
@@ -109,16 +108,38 @@ func FromFile(f *os.File, cfg Config) (*Socket, error) {
 // File duplicates the descriptor, to be passed to another process; the caller
 // closes it. The socket stays bound until every duplicate is closed.
 func (s *Socket) File() (*os.File, error) {
-	fd := -1
-	err := control(s.rc, func(sock int) (err error) {
-		fd, err = unix.FcntlInt(uintptr(sock), unix.F_DUPFD_CLOEXEC, 0)
-		return err
-	})
+	dup, err := duplicate(s.rc)
 	if err != nil {
 		return nil, fmt.Errorf("udp: duplicate the descriptor of %s: %w", s.local, err)
 	}
 	s.shared.Store(true)
-	return os.NewFile(uintptr(fd), "udp "+s.local.String()), nil
+	return os.NewFile(uintptr(dup), s.local.String()), nil
+}
+
+func duplicate(rc syscall.RawConn) (dup int, err error) {
+	err = control(rc, func(fd int) (err error) {
+		dup, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+		return os.NewSyscallError("fcntl", err)
+	})
+	return dup, err
+}
+
+// unpolled moves a socket out of the runtime's poller. It closes conn.
+func unpolled(conn *net.UDPConn) (*os.File, error) {
+	rc, err := conn.SyscallConn()
+	if err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	fd, err := duplicate(rc)
+	if err = errors.Join(err, conn.Close()); err != nil {
+		return nil, err
+	}
+	// os.NewFile gives descriptors that do not block to the poller. All calls
+	// on this one say MSG_DONTWAIT for themselves.
+	_ = unix.SetNonblock(fd, false)
+	f := os.NewFile(uintptr(fd), "udp")
+	_ = unix.SetNonblock(fd, true) // whoever has a duplicate counts on it
+	return f, nil
 }
 
 // newSocket owns pc and closes it on an error.
@@ -134,21 +155,16 @@ func newSocket(pc net.PacketConn, cfg Config) (*Socket, error) {
 		s.local = netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 	}
 	var err error
-	if s.file, s.input, err = detach(conn); err != nil {
-		return nil, fmt.Errorf("udp: set up socket %s: %w", s.local, err)
-	}
-	if s.rc, s.ready, err = rawConns(s.file, s.input); err == nil {
-		err = s.direct.init()
-	}
-	if err == nil {
-		err = control(s.rc, func(fd int) error { return s.configure(fd, cfg) })
+	if s.file, err = unpolled(conn); err == nil {
+		if s.rc, err = s.file.SyscallConn(); err == nil {
+			err = control(s.rc, func(fd int) error { return s.configure(fd, cfg) })
+		}
+		if err != nil {
+			s.file.Close()
+		}
 	}
 	if err != nil {
-		err = errors.Join(fmt.Errorf("udp: set up socket %s: %w", s.local, err), s.input.Close(), s.file.Close())
-		if s.direct.event != nil {
-			err = errors.Join(err, s.direct.event.Close())
-		}
-		return nil, err
+		return nil, fmt.Errorf("udp: set up socket %s: %w", s.local, err)
 	}
 	s.recv.init(s)
 	s.writable.init(s)
@@ -175,13 +191,15 @@ func (s *Socket) Close() error {
 }
 
 func (s *Socket) close() error {
-	if s.done.Swap(true) {
-		return net.ErrClosed
+	if s.closed.Swap(true) {
+		return fmt.Errorf("udp: close %s: %w", s.local, net.ErrClosed)
 	}
+	s.recv.watch.close()
+	s.writable.watch.close()
 	s.Interrupt()
-	err := errors.Join(s.input.Close(), s.file.Close()) // the first waits for a Recv under way to end
-	s.recv.mu.Lock()                                    // a RecvDirect was interrupted: it ends
-	err = errors.Join(err, s.direct.event.Close())
+	err := s.file.Close()
+	s.recv.mu.Lock() // whoever was receiving has left
+	s.direct.close()
 	s.recv.mu.Unlock()
 	s.drain.finish()
 	return err

@@ -2,6 +2,7 @@ package udp
 
 import (
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -9,33 +10,45 @@ import (
 // writable calls functions when the send buffer has room again. It starts one
 // goroutine a socket when somebody waits, which ends when nobody does.
 type writable struct {
-	sock    *Socket
+	watch   watch
 	mu      sync.Mutex
 	waiting []func()
 	running bool
+	ready   func(fd uintptr) bool // made once
 }
-
-// pollFor is how long, in milliseconds, a socket is asked at once for room: a
-// socket that is being closed is held open meanwhile.
-const pollFor = 20
 
 // maxWaiting bounds the list: one entry a connection, by contract.
 const maxWaiting = 1 << 16
 
-func (w *writable) init(s *Socket) { w.sock = s }
-
-// wait blocks until there is room or the socket is closed.
-func (w *writable) wait() {
-	for ready := false; !ready; {
-		err := w.sock.rc.Control(func(fd uintptr) {
+func (w *writable) init(s *Socket) {
+	w.watch.init(s, unix.EPOLLOUT)
+	w.ready = func(uintptr) bool {
+		// Events are edges. Room that appeared between the failed send and now
+		// made its edge already, so ask for the state; an edge after this question
+		// wakes the poller.
+		room := true
+		_ = s.rc.Control(func(fd uintptr) { // an error: the socket is closed
 			p := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
-			n, err := unix.Poll(p[:], pollFor)
-			ready = err != nil && err != unix.EINTR || n > 0
+			n, err := unix.Poll(p[:], 0)
+			room = err != nil && err != unix.EINTR || n > 0
 		})
-		if err != nil {
-			return
-		}
+		return room
 	}
+}
+
+// wait waits for room, or for the end of the socket. An error says that
+// waiting is impossible; then the next Send will tell why.
+func (w *writable) wait() error {
+	if err := w.watch.open(); err != nil {
+		return err
+	}
+	if err := w.watch.ask(true); err != nil {
+		return err
+	}
+	if err := w.watch.wait(w.ready); err != nil {
+		return err
+	}
+	return w.watch.ask(false) // or every datagram would be an event
 }
 
 // OnWritable calls f once when Send may succeed again. See PacketConn.
@@ -60,7 +73,9 @@ func (s *Socket) OnWritable(f func()) {
 
 func (w *writable) run() {
 	for {
-		w.wait() // if the socket was closed, those who wait learn that from their next Send
+		if err := w.wait(); err != nil && !w.watch.sock.closed.Load() {
+			time.Sleep(time.Millisecond) // no descriptors left: those who wait must not spin
+		}
 		w.mu.Lock()
 		list := w.waiting
 		w.waiting = nil

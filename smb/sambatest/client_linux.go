@@ -67,10 +67,19 @@ func (g *Target) args(t testing.TB) []string {
 	return args
 }
 
+// smbclientArgs gives one request as long as the whole run. Alone it would be
+// 20 s, and smbclient queues all of an upload's requests at once: how long the last one
+// takes depends on the machine.
+func (g *Target) smbclientArgs(t testing.TB) []string {
+	t.Helper()
+	args := g.args(t)
+	return append(args, fmt.Sprintf("--timeout=%d", int(g.Limit.Seconds())))
+}
+
 // SMBClient runs smbclient with the commands joined by semicolons.
 func SMBClient(t testing.TB, g Target, commands ...string) Output {
 	t.Helper()
-	args := append([]string{"smbclient"}, g.args(t)...)
+	args := append([]string{"smbclient"}, g.smbclientArgs(t)...)
 	return run(t, g.Work, g.Limit, append(args, "-c", strings.Join(commands, "; "))...)
 }
 
@@ -98,7 +107,7 @@ type Client struct {
 func StartSMBClient(t testing.TB, g Target, commands ...string) *Client {
 	t.Helper()
 	// Without stdbuf, what it writes to a pipe comes when it ends.
-	args := append([]string{"stdbuf", "-oL", "smbclient"}, g.args(t)...)
+	args := append([]string{"stdbuf", "-oL", "smbclient"}, g.smbclientArgs(t)...)
 	ctx, cancel := context.WithTimeout(context.Background(), g.Limit)
 	cmd := command(t, ctx, g.Work, append(args, "-c", strings.Join(commands, "; "))...)
 	r, w, err := os.Pipe()
