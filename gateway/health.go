@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
-	"os"
 	"strings"
 	"time"
 
@@ -93,7 +92,7 @@ func (g *Gateway) backendChanged(route string) func(backend.State) {
 func (r *route) checkSMB(c *config.SMB) error {
 	pc := smb.ProbeConfig{User: c.Probe.User, Share: c.Probe.Share, Timeout: time.Duration(c.Probe.Timeout)}
 	if c.Probe.PasswordFile != "" {
-		b, err := os.ReadFile(string(c.Probe.PasswordFile))
+		b, err := r.table.cfg.ReadFile(c.Probe.PasswordFile)
 		if err != nil {
 			return err
 		}

@@ -48,6 +48,7 @@ var batchLists = sync.Pool{New: func() any { return new(batchList) }}
 
 type inbox struct {
 	some atomic.Bool
+	mine atomic.Bool // the socket's reader is going to take what there is
 
 	mu       sync.Mutex
 	list     *batchList // lends batches its memory
@@ -59,8 +60,11 @@ type inbox struct {
 	overflow bool // a handshaker sent more events than any handshake has
 	timer    bool
 	writable bool
-	late     bool // the reader has put off sending long enough: taking note of it is enough
+	late     bool // the reader has put off enough; that it is taken note of will do
 }
+
+// work tells whether there is something that nobody else sees to.
+func (b *inbox) work() bool { return b.some.Load() && !b.mine.Load() }
 
 // pushBatch leaves a batch. A large one keeps its buffer by reference; a small
 // one is copied to others of its kind, or each datagram would pin a buffer.
@@ -138,7 +142,8 @@ func (b *inbox) take() (w inboxWork) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	w = inboxWork{b.list, b.batches, b.events, b.overflow, b.timer, b.writable}
-	b.list, b.batches, b.events, b.timer, b.writable, b.late = nil, nil, nil, false, false, false
+	b.list, b.batches, b.events, b.timer, b.writable = nil, nil, nil, false, false
+	b.late = false
 	b.pinned = 0
 	b.dropTail()
 	b.some.Store(false)

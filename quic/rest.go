@@ -47,7 +47,7 @@ func (c *Conn) afterTLS() {
 
 // rest lets go of expanded keys.
 func (k *appKeys) rest() {
-	for _, x := range [...]*protect.Key{k.rx, k.tx, k.nextRx, k.prevRx} {
+	for _, x := range [...]*protect.Key{k.rx, k.tx, k.nextRx, k.nextTx, k.prevRx} {
 		if x != nil {
 			x.Rest()
 		}

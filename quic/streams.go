@@ -290,7 +290,7 @@ func (c *Conn) onStream(f wire.StreamFrame) error {
 		}
 		if r.buf.end > was {
 			c.turns.fresh = true
-			s.rgate.open()
+			c.wakeReader(s)
 		}
 	} else if err := c.onData(s, end); err != nil {
 		return err
@@ -301,7 +301,7 @@ func (c *Conn) onStream(f wire.StreamFrame) error {
 	}
 	if f.Fin {
 		r.buf.hasFin, r.buf.final = true, end
-		s.rgate.open()
+		c.wakeReader(s)
 		if r.stopped {
 			s.readDone()
 		}

@@ -42,8 +42,13 @@ func (c *Conn) deadline() time.Time {
 	if c.mayRest() {
 		earliest(c.lastHeard.Add(restAfter))
 	}
-	if c.path.challenging {
-		earliest(c.path.challengeSent.Add(c.path.rtt.PTO(c.maxAckDelay())))
+	if c.app.due() {
+		earliest(c.now().Add(timerGranularity))
+	}
+	for _, p := range c.eachPath() {
+		if p != nil && p.challenging {
+			earliest(p.challengeSent.Add(p.rtt.PTO(c.maxAckDelay())))
+		}
 	}
 	return t
 }
@@ -173,6 +178,12 @@ func (c *Conn) onTimer() {
 	}
 	if c.mayRest() && !now.Before(c.lastHeard.Add(restAfter)) {
 		c.rest()
+	}
+	if c.app.due() {
+		if err := c.app.prepare(); err != nil {
+			_ = c.fail(InternalError, 0, "key update")
+			return
+		}
 	}
 	c.checkChallenge()
 	if c.ackDue(recovery.AppData) {
