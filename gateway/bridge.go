@@ -6,7 +6,7 @@ import (
 	"net"
 	"sync"
 
-	"github.com/quic-fsgw/quic-fsgw/backend"
+	"github.com/quic-fsgw/quic-fsgw/internal/backend"
 	"github.com/quic-fsgw/quic-fsgw/gateway/reason"
 	"github.com/quic-fsgw/quic-fsgw/nfs"
 	"github.com/quic-fsgw/quic-fsgw/quic"

@@ -11,7 +11,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/quic-fsgw/quic-fsgw/backend"
+	"github.com/quic-fsgw/quic-fsgw/internal/backend"
 	"github.com/quic-fsgw/quic-fsgw/gateway/access"
 	"github.com/quic-fsgw/quic-fsgw/gateway/config"
 	"github.com/quic-fsgw/quic-fsgw/gateway/reason"

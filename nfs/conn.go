@@ -9,7 +9,7 @@ import (
 	"net/netip"
 	"sync/atomic"
 
-	"github.com/quic-fsgw/quic-fsgw/backend"
+	"github.com/quic-fsgw/quic-fsgw/internal/backend"
 	"github.com/quic-fsgw/quic-fsgw/internal/tcpio"
 )
 
