@@ -32,9 +32,31 @@ type watch struct {
 
 	rc syscall.RawConn // of file; set before the first wait, by the one who waits
 	on bool            // events are asked for; only touched by the one who waits
+
+	// What ask hands to functions that are made once, because a busy reader asks often.
+	change struct {
+		event  unix.EpollEvent
+		ep     int
+		failed error
+		onEp   func(uintptr)
+		onSock func(uintptr)
+	}
 }
 
-func (w *watch) init(s *Socket, events uint32) { w.sock, w.events = s, events }
+func (w *watch) init(s *Socket, events uint32) {
+	w.sock, w.events = s, events
+	c := &w.change
+	c.onSock = func(fd uintptr) {
+		c.event.Fd = int32(fd)
+		c.failed = unix.EpollCtl(c.ep, unix.EPOLL_CTL_MOD, int(fd), &c.event)
+	}
+	c.onEp = func(ep uintptr) {
+		c.ep = int(ep)
+		if err := s.rc.Control(c.onSock); err != nil {
+			c.failed = err
+		}
+	}
+}
 
 // open prepares the watch and asks for its events.
 func (w *watch) open() error {
@@ -82,18 +104,15 @@ func (w *watch) ask(on bool) error {
 	if w.on == on {
 		return nil
 	}
-	events := uint32(0)
+	c := &w.change
+	c.event = unix.EpollEvent{}
 	if on {
-		events = w.events | unix.EPOLLET
+		c.event.Events = w.events | unix.EPOLLET
 	}
-	var failed error
-	err := w.rc.Control(func(ep uintptr) {
-		failed = control(w.sock.rc, func(fd int) error {
-			return unix.EpollCtl(int(ep), unix.EPOLL_CTL_MOD, fd, &unix.EpollEvent{Events: events, Fd: int32(fd)})
-		})
-	})
+	c.failed = nil
+	err := w.rc.Control(c.onEp)
 	if err == nil {
-		err = failed
+		err = c.failed
 	}
 	if err == nil {
 		w.on = on
