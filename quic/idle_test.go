@@ -13,7 +13,7 @@ import (
 func TestIdleConnectionMemory(t *testing.T) {
 	const (
 		conns = 500
-		limit = 12 << 10
+		limit = 14 << 10
 	)
 	scfg, ccfg := serverConfig(), clientConfig()
 	scfg.MaxIdleTimeout, ccfg.MaxIdleTimeout = time.Minute, time.Minute

@@ -1,6 +1,7 @@
 package quic
 
 import (
+	"sync/atomic"
 	"time"
 
 	"github.com/quic-fsgw/quic-fsgw/quic/protect"
@@ -25,6 +26,7 @@ func (c *Conn) mayRest() bool {
 // rest gives back what an idle connection does not need.
 func (c *Conn) rest() {
 	c.restedAt = c.now()
+	c.ep.rests.add(c.ep)
 	c.loss.Rest(recovery.AppData)
 	c.app.rest()
 	c.ack.Ranges, c.ackRanges, c.wireRanges = nil, nil, nil
@@ -71,5 +73,47 @@ func (k *appKeys) wake() {
 func (s *cryptoStream) rest() {
 	if len(s.in) == 0 {
 		s.in = nil
+	}
+}
+
+// restWave counts connections that come to rest, see WithRest.
+type restWave struct {
+	call  func()
+	count atomic.Int64 // since the last call
+	armed atomic.Bool
+}
+
+const (
+	// restLot is how many connections at rest are worth a call.
+	restLot = 256
+	// restCalm is how long no others must have come to rest, and the shortest
+	// time between two calls.
+	restCalm = 5 * time.Second
+)
+
+func (w *restWave) add(e *Endpoint) {
+	if w.call != nil && w.count.Add(1) >= restLot && w.armed.CompareAndSwap(false, true) {
+		go w.settle(e)
+	}
+}
+
+// settle waits until the wave is over.
+func (w *restWave) settle(e *Endpoint) {
+	defer w.armed.Store(false)
+	t := time.NewTicker(restCalm)
+	defer t.Stop()
+	for seen := int64(-1); ; {
+		select {
+		case <-t.C:
+		case <-e.closed:
+			return
+		}
+		n := w.count.Load()
+		if n == seen {
+			w.count.Add(-n)
+			w.call()
+			return
+		}
+		seen = n
 	}
 }

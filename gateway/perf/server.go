@@ -141,7 +141,7 @@ func (s *Server) serve(ctx context.Context, c *quic.Conn) {
 		}
 	})
 	var waiting atomic.Int32
-	wg.Go(func() { s.answerStreams(ctx, c, &wg, &waiting) })
+	s.answerStreams(ctx, c, &wg, &waiting)
 	wg.Wait()
 	<-c.Done()
 }
