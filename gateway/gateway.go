@@ -119,7 +119,7 @@ func New(cfg *config.Config, listeners []Listener, opts Options) (*Gateway, erro
 			conns = append(conns, s)
 		}
 		e := &endpoint{addr: l.Addr, group: l.Group}
-		e.Endpoint = quic.NewEndpoint(conns, g.baseConfig(cfg, e), quic.WithLayout(l.Group.Layout()), quic.WithMemory(int64(cfg.Limits.Memory)/int64(len(listeners))))
+		e.Endpoint = quic.NewEndpoint(conns, g.baseConfig(cfg, e), quic.WithLayout(l.Group.Layout()), quic.WithMemory(int64(cfg.Limits.Memory)/int64(len(listeners))), quic.WithRest(releaseMemory))
 		g.endpoints = append(g.endpoints, e)
 	}
 	g.metrics = newMetrics(opts.Registry, g)

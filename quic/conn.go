@@ -30,16 +30,17 @@ const (
 // A Conn is one QUIC connection. It has no goroutine of its own: the reader
 // of its socket, its timer and the application run it inline, one at a time.
 type Conn struct {
-	ep     *Endpoint
-	server bool
-	shard  *shard
-	id     string
-	log    *slog.Logger
-	inbox  inbox
-	ctx    context.Context
-	cancel context.CancelCauseFunc
-	ready  chan struct{} // closed when TLS is complete or the connection is over
-	wanted atomic.Int32  // those who wait for mu
+	ep      *Endpoint
+	server  bool
+	shard   *shard
+	id      string
+	log     *slog.Logger
+	inbox   inbox
+	ctx     context.Context
+	cancel  context.CancelCauseFunc
+	ready   chan struct{} // closed when TLS is complete or the connection is over
+	wanted  atomic.Int32  // those who wait for mu
+	inTurns atomic.Bool   // see turns
 
 	mu sync.Mutex // guards everything below
 	connGuarded
@@ -54,6 +55,7 @@ type connGuarded struct {
 	state   connState
 	dirty   bool // there may be something to send
 	late    bool // the socket's reader is going to send it, and to wake whom there is to wake
+	turns   turns
 	path    path
 	prev    *path  // validated path to return to while the new one is unproven
 	probe   *probe // path that a client is about to move to
@@ -108,6 +110,7 @@ type connGuarded struct {
 	lastSent        time.Time // of an ack-eliciting packet, since lastHeard
 	started         time.Time
 	idle            time.Duration
+	restedAt        time.Time // see rest
 	ping            bool
 	lastPing        time.Time // of a keepalive
 	blocked         *outBatch // sealed packets the socket did not take
@@ -195,7 +198,7 @@ func (c *Conn) unlock() {
 // unlockQuiet gives the connection back and leaves to the reader what that has
 // put off (see late), unless there is more to send than acknowledgements.
 func (c *Conn) unlockQuiet() {
-	if !c.late || c.wantsApp() {
+	if !c.late || c.appDue() {
 		c.unlock()
 		return
 	}
@@ -260,7 +263,7 @@ func (c *Conn) receive(r *rxBatch) (late bool) {
 	c.drain()
 	c.processBatch(r)
 	// Handshakes and endings are in no need of batching.
-	if !c.confirmed || c.state != stateOpen {
+	if !c.confirmed || c.state != stateOpen || c.awaitAnswer(r.total) {
 		c.unlock()
 		return false
 	}

@@ -90,10 +90,9 @@ func (f *fuzzServer) deliver(b []byte) {
 	}
 	buf := udp.NewBuffer()
 	n := copy(buf.Bytes(), b)
-	m := udp.RecvMsg{Buf: buf.Bytes(), N: n, SegmentSize: n, Remote: f.remote, Local: serverAddr.Addr()}
-	var late lateList
-	f.ep.dispatch(f.ep.shards[0], buf, &m, &late)
-	late.flush()
+	r := socketReader{buf: buf, msg: udp.RecvMsg{Buf: buf.Bytes(), N: n, SegmentSize: n, Remote: f.remote, Local: serverAddr.Addr()}}
+	f.ep.dispatch(f.ep.shards[0], &r)
+	r.late.flush()
 	buf.Release()
 }
 

@@ -128,6 +128,10 @@ func (c *Conn) feedCrypto(space recovery.Space) {
 		return
 	}
 	if c.hs == nil {
+		if c.confirmed {
+			c.afterTLS()
+			return
+		}
 		if !c.server || space != recovery.Initial || !c.route(b) {
 			return
 		}

@@ -38,6 +38,21 @@ func (c *Conn) wantsApp() bool {
 		t.needMax[0] || t.needMax[1] || c.crypto[recovery.AppData].wants()
 }
 
+// appDue tells whether buildShort would find anything to send but an
+// acknowledgement.
+func (c *Conn) appDue() bool {
+	t := &c.streams
+	if c.wantsApp() || c.probes[recovery.AppData] > 0 || c.flow.blocked || t.blocked[0] || t.blocked[1] {
+		return true
+	}
+	for i := range c.ids.local {
+		if c.ids.local[i].need && c.admitted {
+			return true
+		}
+	}
+	return false
+}
+
 // appendControl appends the control frames that are due, as far as they fit.
 func (c *Conn) appendControl(b []byte, room int, pkt *recovery.SentPacket) []byte {
 	add := func(r recovery.Record) {
@@ -264,6 +279,7 @@ func (c *Conn) markSent(s *Stream, off uint64, n int, again bool, pkt *recovery.
 		c.stats.BytesRetransmitted += uint64(n)
 	} else {
 		c.flow.sent += uint64(n)
+		c.turns.answered()
 	}
 	w.buf.sent(off, end)
 	fin = w.fin && end == w.buf.end

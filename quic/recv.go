@@ -38,6 +38,7 @@ func (c *Conn) processBatch(r *rxBatch) {
 		data = data[n:]
 	}
 	c.acct.batch, c.acct.batchBuf, c.acct.batchBig = nil, nil, false
+	c.turns.heard()
 	if c.acct.held > compactSlack && c.acct.held > 2*c.unreadBytes()+compactSlack {
 		c.compact()
 	}
@@ -273,6 +274,9 @@ func (c *Conn) processShort(b []byte, src *packetSource) bool {
 	if c.app.rx == nil || !c.mayReadApp() {
 		c.keepEarly(b, src)
 		return false
+	}
+	if c.app.resting {
+		c.app.wake()
 	}
 	if len(b) < 1+idLen+20 {
 		c.ep.stats.DropHeader.Add(1)

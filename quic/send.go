@@ -82,7 +82,7 @@ func (c *Conn) flush() {
 	if !c.dirty {
 		return
 	}
-	c.dirty = false
+	c.dirty, c.late = false, false
 	if c.state >= stateClosing {
 		return
 	}
@@ -137,6 +137,9 @@ func (c *Conn) sendApp() {
 	maxSegments := c.maxSegments()
 	c.sendPathFrames()
 	c.sendMTUProbe()
+	if !c.appDue() && !c.ackDue(recovery.AppData) {
+		return
+	}
 	for c.state < stateClosing && c.blocked == nil {
 		b := newBatch()
 		more := c.fillBatch(b, maxSegments)
