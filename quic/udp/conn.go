@@ -77,6 +77,9 @@ func (m Mode) String() string {
 // Config configures a socket. The zero value is the default.
 type Config struct {
 	GSO, GRO Mode
+	// Zerocopy is MSG_ZEROCOPY for sends of 32 KiB and more from a Buffer
+	// (SendMsg.Buf). Auto gives it up when the kernel copies all the same.
+	Zerocopy Mode
 	// RecvBuffer and SendBuffer are sizes in bytes; 0 is as large as allowed.
 	// The kernel may grant less (or book twice the size): Caps has its answer.
 	RecvBuffer, SendBuffer int
@@ -93,6 +96,7 @@ type Caps struct {
 	GRO         bool // Recv may return several datagrams at once
 	ECN         bool // codepoints are reported and can be set
 	DF          bool // datagrams are never fragmented
+	Zerocopy    bool // large sends are not copied (as far as was found out)
 	RecvBuffer  int  // bytes, as read back from the kernel; 0 unknown
 	SendBuffer  int  // bytes, as read back from the kernel; 0 unknown
 }
@@ -103,7 +107,7 @@ type PacketConn interface {
 	// Recv blocks until a datagram, or a run of them with equal size, is in m.
 	// It returns net.ErrClosed after Close and when a replaced socket is empty.
 	Recv(m *RecvMsg) error
-	// Send never blocks and never keeps m or its data.
+	// Send never blocks and never keeps m or its data, except as SendMsg.Buf says.
 	Send(m *SendMsg) error
 	// OnWritable calls f once from another goroutine when Send may succeed
 	// again, or when the socket is closed. f must not block.
@@ -149,6 +153,10 @@ type SendMsg struct {
 	// remotes are routed: a reply need not leave where its packet came in.
 	IfIndex int
 	ECN     uint8 // NotECT, ECT1 or ECT0
+	// Buf, if not nil, holds Data and a reference of the caller's. Then Data may
+	// be sent later than Send returns, from where it lies: the socket retains
+	// Buf until it is sent, and nobody may write to it before.
+	Buf *Buffer
 	// DontFragment is what QUIC always wants. Kernel sockets set DF on all
 	// they send; a simulated network may look at it.
 	DontFragment bool
@@ -174,4 +182,8 @@ type Stats struct {
 	WouldBlock      atomic.Uint64
 	NoBufs          atomic.Uint64
 	TooLong         atomic.Uint64
+
+	ZerocopySends     atomic.Uint64 // sends with MSG_ZEROCOPY
+	ZerocopyCopied    atomic.Uint64 // of which the kernel copied after all
+	ZerocopyAbandoned atomic.Uint64 // of which were not complete long after the socket was closed
 }

@@ -34,6 +34,9 @@ func (s *Socket) configure(fd int, cfg Config) error {
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RXQ_OVFL, 1)
 	s.caps.RecvBuffer = setBuffer(fd, unix.SO_RCVBUF, unix.SO_RCVBUFFORCE, cfg.RecvBuffer, wantRecvBuffer)
 	s.caps.SendBuffer = setBuffer(fd, unix.SO_SNDBUF, unix.SO_SNDBUFFORCE, cfg.SendBuffer, wantSendBuffer)
+	if err := s.zc.configure(s, fd, cfg.Zerocopy); err != nil {
+		return err
+	}
 	return s.configureOffload(fd, cfg)
 }
 

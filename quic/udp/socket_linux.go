@@ -30,13 +30,14 @@ type Socket struct {
 	gso    atomic.Bool // still believed in
 	stats  Stats
 	// sendmsg is the system call; tests put a broken device in its place.
-	sendmsg func(fd uintptr, h *unix.Msghdr) (int, unix.Errno)
+	sendmsg func(fd uintptr, h *unix.Msghdr, flags uintptr) (int, unix.Errno)
 
 	recv     receiver
 	senders  senders
 	zones    zones
 	writable writable
 	drain    drain
+	zc       zerocopy
 }
 
 // How much to ask for when Config leaves it open. The receive buffer holds
@@ -158,6 +159,7 @@ func (s *Socket) Close() error {
 }
 
 func (s *Socket) close() error {
+	s.zc.finish(s)
 	err := s.conn.Close()
 	s.drain.finish()
 	return err
@@ -178,5 +180,6 @@ func (s *Socket) Caps() Caps {
 	if !s.gso.Load() {
 		c.MaxSegments = 1
 	}
+	c.Zerocopy = s.zc.on.Load()
 	return c
 }
