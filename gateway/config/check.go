@@ -165,9 +165,6 @@ func warnUnbuilt(d *decoder, c *Config) {
 	if slices.Contains(q.Versions, "v2") {
 		d.warnAt("quic.versions", "", "v2 is not in this release; v1 is used")
 	}
-	if q.ZeroCopy == "on" {
-		d.warnAt("quic.zerocopy", "", "MSG_ZEROCOPY is not in this release")
-	}
 	if c.Log.Qlog != "" {
 		d.warnAt("log.qlog", "", "qlog is not in this release")
 	}

@@ -78,7 +78,8 @@ func (m Mode) String() string {
 type Config struct {
 	GSO, GRO Mode
 	// Zerocopy is MSG_ZEROCOPY for sends of 32 KiB and more from a Buffer
-	// (SendMsg.Buf). Auto gives it up when the kernel copies all the same.
+	// (SendMsg.Buf), given up when the kernel copies all the same. It pays where
+	// memory bandwidth is short; Auto does without.
 	Zerocopy Mode
 	// RecvBuffer and SendBuffer are sizes in bytes; 0 is as large as allowed.
 	// The kernel may grant less (or book twice the size): Caps has its answer.

@@ -104,7 +104,7 @@ func (s *Socket) Send(m *SendMsg) error {
 		rest := m.Data[m.Sent:]
 		rest = rest[:s.batch(len(rest), size)]
 		w.pin = nil
-		if m.Buf != nil && len(rest) >= zerocopyMin && s.zc.on.Load() {
+		if m.Buf != nil && len(rest) >= s.zc.least && s.zc.on.Load() {
 			w.pin = m.Buf
 		}
 		errno, err := w.send(rest, size)

@@ -26,8 +26,8 @@ import (
 // made without: nobody waits for a completion but close.
 
 const (
-	// zerocopyMin is the least number of bytes: pinning pages and hearing of
-	// their completion costs more than copying less. See docs/tuning.md.
+	// zerocopyMin is the least number of bytes: pinning the pages of less and
+	// hearing of their completion costs more than copying. See docs/tuning.md.
 	zerocopyMin = 32 << 10
 	// maxPinned is the number of sends that may wait for completion, 4 MiB.
 	maxPinned = 64
@@ -49,7 +49,7 @@ type zerocopy struct {
 
 	mu     sync.Mutex
 	sock   *Socket
-	keep   bool // On: not switched off by copies
+	least  int  // bytes worth it: zerocopyMin, or less in a benchmark
 	ready  bool // next is known
 	closed bool
 	base   uint32 // number of the oldest send that may wait
@@ -67,17 +67,15 @@ var abandoned struct {
 	bufs []*Buffer
 }
 
-// configure asks the kernel for zero-copy.
+// configure asks the kernel for zero-copy. Auto does without: up to the 64 KiB
+// of a batch it gains nothing (docs/tuning.md).
 func (z *zerocopy) configure(s *Socket, fd int, mode Mode) error {
-	z.sock, z.keep = s, mode == On
-	if mode == Off {
+	z.sock, z.least = s, zerocopyMin
+	if mode != On {
 		return nil
 	}
 	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ZEROCOPY, 1); err != nil {
-		if mode == On {
-			return fmt.Errorf("zerocopy is on, but SO_ZEROCOPY: %w (%w; Linux 5.0 has it for UDP, or use zerocopy: auto)", ErrNotSupported, err)
-		}
-		return nil
+		return fmt.Errorf("zerocopy is on, but SO_ZEROCOPY: %w (%w; Linux 5.0 has it for UDP, or use zerocopy: auto)", ErrNotSupported, err)
 	}
 	z.on.Store(true)
 	return nil
@@ -205,7 +203,7 @@ func (z *zerocopy) note(copied bool) {
 		return
 	}
 	z.sock.stats.ZerocopyCopied.Add(1)
-	if z.copied++; z.copied >= copiedLimit && !z.keep {
+	if z.copied++; z.copied >= copiedLimit {
 		z.on.Store(false)
 	}
 }
