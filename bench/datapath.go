@@ -45,7 +45,7 @@ func receiverHops() []hop {
 }
 
 // datapath profiles both ends of a transfer and draws the picture.
-func (r *runner) datapath(ctx context.Context, rep *report, docs string) error {
+func (r *runner) datapath(ctx context.Context, rep *report) error {
 	dir, err := os.MkdirTemp("", "bench")
 	if err != nil {
 		return err
@@ -68,7 +68,10 @@ func (r *runner) datapath(ctx context.Context, rep *report, docs string) error {
 	for i := range max(len(tx), len(rx)) {
 		t.row(tx[i].name, f1(tx[i].share), rx[i].name, f1(rx[i].share))
 	}
-	return os.WriteFile(filepath.Join(docs, "datapath.svg"), []byte(drawPath(tx, rx)), 0o644)
+	if r.docs == "" {
+		return nil
+	}
+	return os.WriteFile(filepath.Join(r.docs, "datapath.svg"), []byte(drawPath(tx, rx)), 0o644)
 }
 
 // attribute reads the stacks that pprof prints, innermost function first, and

@@ -58,13 +58,15 @@ func main() {
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
-		return errors.New("usage: bench run | proxy | quic-go|xnet|tls|floor server|client")
+		return errors.New("usage: bench run | proxy | forward | quic-go|xnet|tls|floor server|client")
 	}
 	switch args[0] {
 	case "run":
 		return runAll(ctx, args[1:])
 	case "proxy":
 		return runProxy(ctx, args[1:])
+	case "forward":
+		return runForward(ctx, args[1:])
 	}
 	for _, p := range peers() {
 		if p.name == args[0] && len(args) > 1 {

@@ -12,10 +12,11 @@ import (
 // A report is docs/performance.md in the making.
 type report struct {
 	quick   bool
+	only    string // sections, if not all
+	load    string // of the machine when it began
 	began   time.Time
 	body    strings.Builder
 	targets [][]string
-	single  float64
 }
 
 func f0(v float64) string { return number("%.0f", v) }
@@ -38,20 +39,7 @@ func ratio(a, b float64) float64 {
 	return a / b
 }
 
-func median(m []measured, f func(measured) float64) float64 {
-	if len(m) == 0 {
-		return 0
-	}
-	var v []float64
-	for _, x := range m {
-		v = append(v, f(x))
-	}
-	slices.Sort(v)
-	if n := len(v); n%2 == 0 {
-		return (v[n/2-1] + v[n/2]) / 2
-	}
-	return v[len(v)/2]
-}
+func median(m []measured, f func(measured) float64) float64 { return middle(m, f) }
 
 func (r *report) section(title, text string) {
 	fmt.Fprintf(&r.body, "\n## %s\n\n%s\n\n", title, text)
@@ -88,7 +76,11 @@ func (r *report) document() string {
 	if r.quick {
 		b.WriteString(" (a quick run: few rounds)")
 	}
-	b.WriteString("; quic-go v0.65.0, golang.org/x/net v0.62.0.\n\n## Targets\n\n")
+	fmt.Fprintf(&b, "; quic-go v0.65.0, golang.org/x/net v0.62.0. Load of the machine before it began (1, 5, 15 minutes): %s.", r.load)
+	if r.only != "" {
+		fmt.Fprintf(&b, " Only: %s.", r.only)
+	}
+	b.WriteString(" Where a cell has brackets, they hold the least and the most of the rounds.\n\n## Targets\n\n")
 	t := table{&b}
 	t.row("what", "target", "measured", "")
 	t.row("---", "---", "---", "---")

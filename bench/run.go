@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -24,7 +25,10 @@ import (
 type runner struct {
 	fsgw  string // the program quic-fsgw
 	self  string
+	docs  string // folder for what a section draws; "": nowhere
 	quick bool
+
+	profile string // what the names of the relay's CPU profiles begin with; "": none
 }
 
 // ours is the name of quic-fsgw among the peers.
@@ -228,11 +232,42 @@ func (r *runner) rounds(ctx context.Context, n int, works map[string]*work, orde
 	return all, nil
 }
 
-// runAll measures everything and writes the documents.
+// A section is a part of the report that can be measured alone.
+type section struct {
+	name string
+	run  func(context.Context, *report) error
+}
+
+func (r *runner) sections() []section {
+	return []section{
+		{"throughput", r.throughput}, {"parallel", r.parallel}, {"latency", r.latency}, {"handshakes", r.handshakes}, {"memory", r.memory},
+		{"relay", r.relay}, {"smallops", r.smallops}, {"lossy", r.lossy}, {"sizes", r.sizes}, {"datapath", r.datapath},
+	}
+}
+
+// choose keeps the sections named in a list, all for "".
+func choose(all []section, list string) ([]section, error) {
+	if list == "" {
+		return all, nil
+	}
+	var chosen []section
+	for name := range strings.SplitSeq(list, ",") {
+		i := slices.IndexFunc(all, func(s section) bool { return s.name == name })
+		if i < 0 {
+			return nil, fmt.Errorf("no section %q", name)
+		}
+		chosen = append(chosen, all[i])
+	}
+	return chosen, nil
+}
+
+// runAll measures everything, or some sections, and writes the documents.
 func runAll(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("run", flag.ContinueOnError)
 	fsgw := fs.String("fsgw", "bin/quic-fsgw", "the program to measure")
-	docs := fs.String("docs", "docs", "`folder` for performance.md and datapath.svg")
+	docs := fs.String("docs", "", "`folder` for performance.md and datapath.svg; none are written without")
+	only := fs.String("only", "", "`sections` to measure, with commas between: throughput, parallel, latency, handshakes, memory, relay, smallops, lossy, sizes, datapath")
+	profile := fs.String("profile", "", "`prefix` of CPU profiles of the relay's ends; none are written without")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
@@ -240,25 +275,37 @@ func runAll(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	r := &runner{fsgw: *fsgw, self: self, quick: os.Getenv("BENCH_QUICK") != ""}
-	limit := 20 * time.Minute
-	if r.quick {
-		limit = 3 * time.Minute
+	r := &runner{fsgw: *fsgw, self: self, docs: *docs, profile: *profile, quick: os.Getenv("BENCH_QUICK") != ""}
+	chosen, err := choose(r.sections(), *only)
+	if err != nil {
+		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	rep := &report{quick: r.quick, began: time.Now()}
-	for _, section := range []func(context.Context, *report) error{
-		r.throughput, r.parallel, r.latency, r.handshakes, r.memory, r.lossy, r.sizes, func(ctx context.Context, rep *report) error { return r.datapath(ctx, rep, *docs) },
-	} {
-		if err := section(ctx, rep); err != nil {
-			if ctx.Err() == nil {
-				return err
-			}
-			rep.note("The time for this run was over before the rest could be measured.")
-			break
+	rep := &report{quick: r.quick, began: time.Now(), load: loadavg(), only: *only}
+	var failed []error
+	for _, s := range chosen {
+		began := time.Now()
+		err := s.run(ctx, rep)
+		fmt.Fprintf(os.Stderr, "%s: %.0f s\n", s.name, time.Since(began).Seconds())
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			rep.note(fmt.Sprintf("**Not measured to its end (%s):** %v", s.name, err))
+			failed = append(failed, fmt.Errorf("%s: %w", s.name, err))
 		}
 	}
-	fmt.Print(rep.body.String())
-	return os.WriteFile(filepath.Join(*docs, "performance.md"), []byte(rep.document()), 0o644)
+	fmt.Print(rep.document())
+	if r.docs != "" {
+		failed = append(failed, os.WriteFile(filepath.Join(r.docs, "performance.md"), []byte(rep.document()), 0o644))
+	}
+	return errors.Join(failed...)
+}
+
+// loadavg is the machine's load before anything is measured.
+func loadavg() string {
+	b, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return "unknown"
+	}
+	return strings.Join(strings.Fields(string(b))[:3], " ")
 }

@@ -6,6 +6,7 @@ import (
 	"net"
 	"sync"
 
+	"github.com/quic-fsgw/quic-fsgw/backend"
 	"github.com/quic-fsgw/quic-fsgw/gateway/reason"
 	"github.com/quic-fsgw/quic-fsgw/nfs"
 	"github.com/quic-fsgw/quic-fsgw/quic"
@@ -27,6 +28,10 @@ func (g *Gateway) serveSMB(ctx context.Context, s *session) {
 	}
 	relay := *s.route.smb
 	relay.Options.Logons = g.throttles.of(s.client)
+	relay.Options.Shares = s.route.sharesOf(s.verdict.Load())
+	if s.route.conf.SMB.Proxy == "v2" {
+		relay.Options.ProxyHeader = backend.AppendProxy(nil, s.proxyInfo())
+	}
 	res := relay.Serve(ctx, stream, s.client)
 	if res.Backend != "" {
 		s.backend.Store(&res.Backend)
@@ -37,6 +42,12 @@ func (g *Gateway) serveSMB(ctx context.Context, s *session) {
 		cancel()
 	}
 	s.finish(res.Reason.String(), res.Err, res.Reason.Code())
+}
+
+// proxyInfo is what a backend is told of the client. Its address is the one
+// that its last packets came from and that was validated.
+func (s *session) proxyInfo() *backend.ProxyInfo {
+	return &backend.ProxyInfo{Source: s.conn.RemoteAddrPort(), Destination: advertised(s.conn), ALPN: s.tls.ALPN, ServerName: s.tls.ServerName}
 }
 
 // cleanClose reports a connection that its client closed without an error,
@@ -62,7 +73,11 @@ func (s *session) firstStream(ctx context.Context) (*quic.Stream, error) {
 
 // serveNFS relays every stream that the client opens.
 func (g *Gateway) serveNFS(ctx context.Context, s *session) {
-	relay := s.route.nfs.Relay(s.identity, advertised(s.conn))
+	relay := s.route.nfs.Relay(nfs.Client{Identity: s.identity, Advertise: advertised(s.conn), Key: s.client, Proxy: s.proxyInfo()})
+	relay.SetExports(s.route.exportsOf(s.verdict.Load()))
+	if s.relay.Store(relay); g.table.Load() != s.route.table {
+		g.judgeAgain(s) // a reload since the verdict has not seen the relay
+	}
 	var streams sync.WaitGroup
 	defer streams.Wait()
 	for {

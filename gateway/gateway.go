@@ -64,6 +64,7 @@ type Gateway struct {
 	stop      context.CancelCauseFunc
 	ctx       context.Context
 	accepts   sync.WaitGroup // accept loops
+	checks    sync.WaitGroup // of backends
 	work      sync.WaitGroup // sessions
 
 	mu       sync.Mutex
@@ -110,6 +111,7 @@ func New(cfg *config.Config, listeners []Listener, opts Options) (*Gateway, erro
 		g.endpoints = append(g.endpoints, e)
 	}
 	g.metrics = newMetrics(opts.Registry, g)
+	g.startChecks(t)
 	for _, e := range g.endpoints {
 		g.accepts.Add(2)
 		go g.acceptLoop(e)
@@ -150,11 +152,14 @@ func (g *Gateway) failureLoop(e *endpoint) {
 // goroutines of the gateway have ended, or ctx is done.
 func (g *Gateway) Close(ctx context.Context) error {
 	g.refuseNew()
+	g.mu.Lock()
 	g.stop(errShutdown)
+	g.mu.Unlock()
 	defer g.memory.busy() // no timer is left behind
 	done := make(chan struct{})
 	go func() {
 		g.work.Wait()
+		g.checks.Wait()
 		close(done)
 	}()
 	select {

@@ -36,7 +36,68 @@ type inProcess struct {
 	client *tls.Config
 }
 
+// inProcessConfig is what tests vary.
+type inProcessConfig struct {
+	backends string    // of the list
+	mount    string    // port
+	nfs      string    // further lines of the nfs section, indented by six
+	limits   string    // further lines of the limits section, indented by two
+	exports  string    // of the list; "": ganeshatest.Pseudo
+	log      io.Writer // nil: nowhere
+}
+
+// syncBuffer is a buffer that may be written and read by several goroutines.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
 func newInProcess(t *testing.T, backend, mount string) *inProcess {
+	return newInProcessConfig(t, inProcessConfig{backends: `"` + backend + `"`, mount: mount})
+}
+
+// config is the configuration of a gateway at that address.
+func (g *inProcess) config(t *testing.T, c inProcessConfig) *config.Config {
+	t.Helper()
+	if c.exports == "" {
+		c.exports = ganeshatest.Pseudo
+	}
+	cfg, err := config.Parse("test.yaml", fmt.Appendf(nil, `
+listen: [{udp: %q}]
+tlshd: {certificates: [{names: [files.test], cert: /none.crt, key: /none.key}], client_ca: [/none.pem]}
+access: {staff: {client_certificate: required, allow: [{any: true}]}}
+limits:
+  connections_per_client: 1000
+%squic: {idle_timeout: 8s, keepalive: 3s}
+routes:
+  - name: home
+    match: {alpn: sunrpc, server_name: files.test}
+    access: staff
+    nfs:
+      backends: [%s]
+      ports: {mount: %s}
+      exports: [%s]
+      identity: {otherwise: squash, squash_uid: 4711, squash_gid: 4712}
+%s`, g.addr, c.limits, c.backends, c.mount, c.exports, c.nfs))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cfg
+}
+
+func newInProcessConfig(t *testing.T, c inProcessConfig) *inProcess {
 	t.Helper()
 	now := time.Now()
 	ca, _, err := pki.NewCA(now, "test CA", time.Hour)
@@ -66,34 +127,21 @@ func newInProcess(t *testing.T, backend, mount string) *inProcess {
 		t.Fatal(err)
 	}
 	addr := group.Sockets()[0].LocalAddr()
-	cfg, err := config.Parse("test.yaml", fmt.Appendf(nil, `
-listen: [{udp: %q}]
-tlshd: {certificates: [{names: [files.test], cert: /none.crt, key: /none.key}], client_ca: [/none.pem]}
-access: {staff: {client_certificate: required, allow: [{any: true}]}}
-limits: {connections_per_client: 1000}
-quic: {idle_timeout: 8s, keepalive: 3s}
-routes:
-  - name: home
-    match: {alpn: sunrpc, server_name: files.test}
-    access: staff
-    nfs:
-      backends: [%q]
-      ports: {mount: %s}
-      exports: [%s]
-      identity: {otherwise: squash, squash_uid: 4711, squash_gid: 4712}
-`, addr, backend, mount, ganeshatest.Pseudo))
-	if err != nil {
-		t.Fatal(err)
+	g := &inProcess{addr: addr, client: &tls.Config{
+		RootCAs: pool, Certificates: []tls.Certificate{issue(pki.Request{Name: "alice", Client: true, DNS: []string{"alice"}})},
+	}}
+	cfg := g.config(t, c)
+	log := slog.New(slog.DiscardHandler)
+	if c.log != nil {
+		log = slog.New(slog.NewTextHandler(c.log, nil))
 	}
-	g, err := gateway.New(cfg, []gateway.Listener{{Addr: cfg.Listen[0].UDP, Group: group}}, gateway.Options{
-		Handshaker: quic.TLS(server), Logger: slog.New(slog.DiscardHandler),
+	g.Gateway, err = gateway.New(cfg, []gateway.Listener{{Addr: cfg.Listen[0].UDP, Group: group}}, gateway.Options{
+		Handshaker: quic.TLS(server), Logger: log,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &inProcess{g, addr, &tls.Config{
-		RootCAs: pool, Certificates: []tls.Certificate{issue(pki.Request{Name: "alice", Client: true, DNS: []string{"alice"}})},
-	}}
+	return g
 }
 
 // copyBothWays writes a file through the gateway on a connection of its own,

@@ -3,6 +3,7 @@ package gateway
 import (
 	"sync"
 
+	"github.com/quic-fsgw/quic-fsgw/backend"
 	"github.com/quic-fsgw/quic-fsgw/gateway/admin"
 	"github.com/quic-fsgw/quic-fsgw/quic"
 	"github.com/quic-fsgw/quic-fsgw/quic/udp"
@@ -187,30 +188,36 @@ func pullSockets(reg *admin.Registry, g *Gateway) {
 
 // pullBackends registers the state of backends.
 func pullBackends(reg *admin.Registry, g *Gateway) {
-	reg.PullGauge("quicfsgw_backend_up", "1 while a backend is not marked as failed.", func(emit func(float64, ...string)) {
-		for _, r := range g.table.Load().routes {
-			if r.smb == nil {
-				continue
-			}
-			for _, b := range r.smb.Backends.State() {
-				up := 0.0
-				if b.Up {
-					up = 1
+	each := func(f func(route string, b *backend.State, emit func(float64, ...string))) admin.PullFunc {
+		return func(emit func(float64, ...string)) {
+			for _, r := range g.table.Load().routes {
+				for _, b := range r.backends() {
+					f(r.name, &b, emit)
 				}
-				emit(up, r.name, b.Addr)
 			}
 		}
-	}, "route", "backend")
-	reg.PullGauge("quicfsgw_backend_dial_seconds", "Time of the last successful dial.", func(emit func(float64, ...string)) {
-		for _, r := range g.table.Load().routes {
-			if r.smb == nil {
-				continue
-			}
-			for _, b := range r.smb.Backends.State() {
-				emit(b.DialTime.Seconds(), r.name, b.Addr)
-			}
+	}
+	reg.PullGauge("quicfsgw_backend_up", "1 while a backend is not marked as failed.", each(func(r string, b *backend.State, emit func(float64, ...string)) {
+		up := 0.0
+		if b.Up {
+			up = 1
 		}
-	}, "route", "backend")
+		emit(up, r, b.Addr)
+	}), "route", "backend")
+	reg.PullGauge("quicfsgw_backend_dial_seconds", "Time of the last successful dial.", each(func(r string, b *backend.State, emit func(float64, ...string)) {
+		emit(b.DialTime.Seconds(), r, b.Addr)
+	}), "route", "backend")
+	reg.PullGauge("quicfsgw_backend_check_seconds", "Time of the last successful check.", each(func(r string, b *backend.State, emit func(float64, ...string)) {
+		emit(b.ProbeTime.Seconds(), r, b.Addr)
+	}), "route", "backend")
+	reg.PullCounter("quicfsgw_backend_dials_total", "Attempts to reach a backend for a client, by result.", each(func(r string, b *backend.State, emit func(float64, ...string)) {
+		emit(float64(b.Dials-b.Failed), r, b.Addr, "ok")
+		emit(float64(b.Failed), r, b.Addr, "failed")
+	}), "route", "backend", "result")
+	reg.PullCounter("quicfsgw_backend_checks_total", "Checks of backends, by result.", each(func(r string, b *backend.State, emit func(float64, ...string)) {
+		emit(float64(b.Probes-b.BadProbes), r, b.Addr, "ok")
+		emit(float64(b.BadProbes), r, b.Addr, "failed")
+	}), "route", "backend", "result")
 	reg.PullCounter("quicfsgw_nfs_calls_total", "RPC calls by route and what became of them.", func(emit func(float64, ...string)) {
 		for _, r := range g.table.Load().routes {
 			if r.nfs != nil {

@@ -24,7 +24,10 @@ func (g *Gateway) Reload(cfg *config.Config) error {
 	if err != nil {
 		return fmt.Errorf("gateway: reload: %w", err)
 	}
+	t.adopt(old)
 	g.table.Store(t)
+	old.stopChecks()
+	g.startChecks(t)
 	g.limits.configure(&cfg.Limits)
 	for _, e := range g.endpoints {
 		e.SetConfig(g.baseConfig(cfg, e))
@@ -75,6 +78,9 @@ func (g *Gateway) judgeAgain(s *session) bool {
 	if id, err := r.identityOf(&v); err != nil || !id.Equal(s.identity) {
 		s.cut(reason.IdentityChanged)
 		return false
+	}
+	if relay := s.relay.Load(); relay != nil {
+		relay.SetExports(r.exportsOf(&v))
 	}
 	return true
 }

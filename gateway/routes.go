@@ -1,14 +1,17 @@
 package gateway
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"time"
 
+	"github.com/quic-fsgw/quic-fsgw/backend"
 	"github.com/quic-fsgw/quic-fsgw/gateway/access"
 	"github.com/quic-fsgw/quic-fsgw/gateway/config"
 	"github.com/quic-fsgw/quic-fsgw/gateway/reason"
@@ -33,6 +36,8 @@ type table struct {
 	cfg        *config.Config
 	generation uint64
 	routes     map[*config.Route]*route
+	stopChecks context.CancelFunc // of its backends
+	keys       [][32]byte         // quic.address_keys
 }
 
 // A route is a compiled route.
@@ -47,13 +52,17 @@ type route struct {
 
 	smb      *smb.Relay
 	nfs      *nfs.Service
+	check    check
+	shares   access.IdentityMap // SMB: the UID is an index of share_map
 	identity access.IdentityMap
-	squash   *nfs.Identity // nil: refuse whom no row matches
+	rows     access.IdentityMap // NFS: the UID is an index of exports
+	exports  []nfs.Exports      // of the rows of identity
+	squash   *nfs.Identity      // nil: refuse whom no row matches
 }
 
 // compile builds everything a configuration needs, or nothing.
 func (g *Gateway) compile(cfg *config.Config, generation uint64) (*table, error) {
-	t := &table{cfg: cfg, generation: generation, routes: make(map[*config.Route]*route)}
+	t := &table{cfg: cfg, generation: generation, routes: make(map[*config.Route]*route), stopChecks: func() {}}
 	for i := range cfg.Routes {
 		rc := &cfg.Routes[i]
 		r, err := g.compileRoute(t, rc)
@@ -61,6 +70,12 @@ func (g *Gateway) compile(cfg *config.Config, generation uint64) (*table, error)
 			return nil, fmt.Errorf("route %s: %w", rc.Name, err)
 		}
 		t.routes[rc] = r
+	}
+	if name := cfg.QUIC.AddressKeys; name != "" {
+		var err error
+		if t.keys, err = config.LoadAddressKeys(string(name)); err != nil {
+			return nil, fmt.Errorf("quic.address_keys: %w", err)
+		}
 	}
 	return t, nil
 }
@@ -75,10 +90,10 @@ func (g *Gateway) compileRoute(t *table, rc *config.Route) (*route, error) {
 	switch {
 	case rc.SMB != nil:
 		r.alpn = alpnSMB
-		err = r.compileSMB(rc.SMB)
+		err = r.compileSMB(rc.SMB, g.backendChanged(rc.Name))
 	case rc.NFS != nil:
 		r.alpn = alpnRPC
-		err = r.compileNFS(rc.NFS, g.log)
+		err = r.compileNFS(t.cfg, rc.NFS, g.log)
 	default:
 		return nil, fmt.Errorf("this version cannot forward connections to other processes yet (remove the route, or serve that protocol elsewhere)")
 	}
@@ -88,6 +103,9 @@ func (g *Gateway) compileRoute(t *table, rc *config.Route) (*route, error) {
 	r.quic = transportConfig(&t.cfg.QUIC)
 	r.quic.Handshaker, r.quic.NextProtos, r.quic.Tag, r.quic.ManualAdmit, r.quic.Logger = g.opts.Handshaker, []string{r.alpn}, r, true, g.log
 	r.quic.MaxStreamsUni = -1
+	if r.alpn == alpnRPC {
+		r.quic.Versions = []quic.Version{quic.Version1} // the protocol's draft is written for version 1
+	}
 	if r.alpn == alpnSMB {
 		r.quic.MaxStreamsBidi = 1
 		r.quic.StreamWindow, r.quic.ConnWindow = smbWindow, smbWindow
@@ -98,6 +116,21 @@ func (g *Gateway) compileRoute(t *table, rc *config.Route) (*route, error) {
 	}
 	r.quic.HandshakeOptions = policy
 	return r, nil
+}
+
+// adopt takes over what old has learnt of the backends of routes that it has, too.
+func (t *table) adopt(old *table) {
+	for _, was := range old.routes {
+		for _, r := range t.routes {
+			switch {
+			case r.name != was.name:
+			case r.smb != nil && was.smb != nil:
+				r.smb.Backends.Adopt(was.smb.Backends.Set)
+			case r.nfs != nil && was.nfs != nil:
+				r.nfs.Adopt(was.nfs)
+			}
+		}
+	}
 }
 
 // rulesHash identifies what decides who may use a route, so that a session
@@ -111,12 +144,16 @@ func rulesHash(cfg *config.Config, rc *config.Route) string {
 	return hex.EncodeToString(sum[:16])
 }
 
-func (r *route) compileSMB(c *config.SMB) error {
-	policy := smb.Failover
-	if c.Policy == "sticky" {
-		policy = smb.Sticky
+// policyOf reads the key policy.
+func policyOf(name string) backend.Policy {
+	if name == "sticky" {
+		return backend.Sticky
 	}
-	b, err := smb.NewBackends(smb.BackendsConfig{Addrs: c.Backends, Policy: policy})
+	return backend.Failover
+}
+
+func (r *route) compileSMB(c *config.SMB, changed func(backend.State)) error {
+	b, err := smb.NewBackends(smb.BackendsConfig{Addrs: c.Backends, Policy: policyOf(c.Policy), Proxy: c.Proxy == "v2", Changed: changed})
 	if err != nil {
 		return err
 	}
@@ -127,14 +164,19 @@ func (r *route) compileSMB(c *config.SMB) error {
 	r.smb = &smb.Relay{Backends: b, Options: smb.Options{
 		MaxMessage: int(c.MaxMessage), MinDialect: dialect, AllowNamedPipes: c.NamedPipes == "allow", Shares: c.Shares, CleanClose: cleanClose,
 	}}
-	return nil
+	for i := range c.ShareMap {
+		r.shares = append(r.shares, access.MapEntry{Match: c.ShareMap[i].Matcher, Unix: access.Unix{UID: uint32(i)}})
+	}
+	return r.checkSMB(c)
 }
 
-func (r *route) compileNFS(c *config.NFS, log *slog.Logger) error {
+func (r *route) compileNFS(cfg *config.Config, c *config.NFS, log *slog.Logger) error {
 	s, err := nfs.NewService(nfs.Config{
-		Backends: c.Backends, Exports: c.Exports,
-		Ports:  nfs.Ports{Mount: uint16(c.Ports.Mount), Portmap: uint16(c.Ports.Portmap), NLM: uint16(c.Ports.NLM)},
-		Logger: log,
+		Backends: c.Backends, Policy: policyOf(c.Policy), Exports: c.Exports,
+		Ports: nfs.Ports{Mount: uint16(c.Ports.Mount), Portmap: uint16(c.Ports.Portmap), NLM: uint16(c.Ports.NLM),
+			NSM: uint16(c.Ports.NSM), Rquota: uint16(c.Ports.Rquota)},
+		AllowGSS: c.GSS == "pass", PrivilegedPort: c.PrivilegedPort, Proxy: c.Proxy == "v2",
+		Logger: log.With("route", r.name),
 	})
 	if err != nil {
 		return err
@@ -142,21 +184,38 @@ func (r *route) compileNFS(c *config.NFS, log *slog.Logger) error {
 	r.nfs = s
 	var rows []config.MapRow
 	if c.Identity.MapFile != "" {
-		if rows, err = config.LoadMapFile(string(c.Identity.MapFile)); err != nil {
+		if rows, err = cfg.LoadMapFile(c.Identity.MapFile); err != nil {
 			return err
 		}
 	}
 	r.identity = c.Identity.Compile(rows)
+	for i, row := range slices.Concat(c.Identity.Map, rows) {
+		e, err := nfs.ParseExports(row.Exports)
+		if err != nil {
+			return err
+		}
+		r.exports = append(r.exports, e)
+		r.rows = append(r.rows, access.MapEntry{Match: row.Matcher, Unix: access.Unix{UID: uint32(i)}})
+	}
+	if err := r.checkNFS(c); err != nil {
+		return err
+	}
 	if c.Identity.Otherwise == "squash" {
 		r.squash, err = nfs.NewIdentity(uint32(c.Identity.SquashUID), uint32(c.Identity.SquashGID), nil, nfs.RootRefused)
 	}
 	return err
 }
 
+// quicVersions are the values of quic.versions.
+var quicVersions = map[string]quic.Version{"v1": quic.Version1, "v2": quic.Version2}
+
 // transportConfig is the part of a quic.Config that the file sets.
 func transportConfig(q *config.QUIC) *quic.Config {
 	c := &quic.Config{
 		MaxIdleTimeout: time.Duration(q.IdleTimeout), KeepAlive: time.Duration(q.Keepalive), MaxUDPPayload: int(q.MaxUDPPayload),
+	}
+	for _, v := range q.Versions {
+		c.Versions = append(c.Versions, quicVersions[v])
 	}
 	switch q.Retry {
 	case "always":
@@ -170,7 +229,11 @@ func transportConfig(q *config.QUIC) *quic.Config {
 // baseConfig is the configuration of a connection that is not routed yet.
 func (g *Gateway) baseConfig(cfg *config.Config, e *endpoint) *quic.Config {
 	c := transportConfig(&cfg.QUIC)
-	c.Handshaker, c.Logger, c.ResetKey = g.opts.Handshaker, g.log, g.opts.ResetKey
+	c.Handshaker, c.Logger = g.opts.Handshaker, g.log
+	c.RetryAbove = cfg.Limits.HandshakesPerSecond / 2
+	if c.AddressKeys = g.table.Load().keys; c.AddressKeys == nil {
+		c.ResetKey = g.opts.ResetKey
+	}
 	c.GetConfigForClient = func(h *quic.ClientHelloInfo) (*quic.Config, error) { return g.routeHello(e, h) }
 	return c
 }
@@ -220,6 +283,22 @@ func (r *route) identityOf(v *access.Verdict) (*nfs.Identity, error) {
 		root = nfs.RootAllowed // written out in the configuration, never by default
 	}
 	return nfs.NewIdentity(u.UID, u.GID, u.Groups, root)
+}
+
+// exportsOf is what a client may mount.
+func (r *route) exportsOf(v *access.Verdict) nfs.Exports {
+	if row, ok := r.rows.Lookup(v.Chain); ok && len(r.exports[row.UID]) > 0 {
+		return r.exports[row.UID]
+	}
+	return r.nfs.Exports()
+}
+
+// sharesOf is what a client may use, where that can be seen; none means all.
+func (r *route) sharesOf(v *access.Verdict) []string {
+	if row, ok := r.shares.Lookup(v.Chain); ok {
+		return r.conf.SMB.ShareMap[row.UID].Shares
+	}
+	return r.conf.SMB.Shares
 }
 
 // advertised is the address that the portmapper names to a client.

@@ -28,9 +28,10 @@ type session struct {
 	backend atomic.Pointer[string]
 	outcome outcome
 
-	identity *nfs.Identity          // NFS: who the client is to the server; nil: nobody
-	streams  atomic.Int64           // NFS: streams being served
-	cutBy    atomic.Pointer[string] // why this side has ended it
+	identity *nfs.Identity             // NFS: who the client is to the server; nil: nobody
+	relay    atomic.Pointer[nfs.Relay] // NFS: what serves its streams
+	streams  atomic.Int64              // NFS: streams being served
+	cutBy    atomic.Pointer[string]    // why this side has ended it
 }
 
 // cut ends a session from this side; its name is what the logs say.

@@ -3,9 +3,9 @@ package gateway
 import (
 	"time"
 
+	"github.com/quic-fsgw/quic-fsgw/backend"
 	"github.com/quic-fsgw/quic-fsgw/nfs"
 	"github.com/quic-fsgw/quic-fsgw/quic"
-	"github.com/quic-fsgw/quic-fsgw/smb"
 )
 
 // Status is a snapshot for people and programs.
@@ -27,11 +27,38 @@ type ListenerStatus struct {
 
 // RouteStatus is one route and its backends.
 type RouteStatus struct {
-	Name     string             `json:"name"`
-	Kind     string             `json:"kind"`
-	Sessions int                `json:"sessions"`
-	SMB      []smb.BackendState `json:"smb_backends,omitempty"`
-	NFS      *nfs.Stats         `json:"nfs,omitempty"`
+	Name     string          `json:"name"`
+	Kind     string          `json:"kind"`
+	Sessions int             `json:"sessions"`
+	Backends []BackendStatus `json:"backends,omitempty"`
+	NFS      *nfs.Stats      `json:"nfs,omitempty"`
+}
+
+// BackendStatus is what is known of one server behind a route.
+type BackendStatus struct {
+	Address    string  `json:"address"`
+	Up         bool    `json:"up"`
+	Sessions   int     `json:"sessions"` // connections whose last backend it is
+	Failures   int     `json:"failures"` // in a row
+	LastError  string  `json:"last_error,omitempty"`
+	Dials      int64   `json:"dials"`
+	DialErrors int64   `json:"dial_errors"`
+	DialMs     float64 `json:"dial_ms"` // of the last that succeeded
+	Checks     int64   `json:"checks"`
+	BadChecks  int64   `json:"bad_checks"`
+	CheckMs    float64 `json:"check_ms"` // of the last that succeeded
+	CheckedAgo string  `json:"checked_ago,omitempty"`
+}
+
+func backendStatus(b *backend.State, sessions int) BackendStatus {
+	st := BackendStatus{
+		Address: b.Addr, Up: b.Up, Sessions: sessions, Failures: b.Failures, LastError: b.LastError, Dials: b.Dials, DialErrors: b.Failed,
+		DialMs: float64(b.DialTime) / 1e6, Checks: b.Probes, BadChecks: b.BadProbes, CheckMs: float64(b.ProbeTime) / 1e6,
+	}
+	if !b.Probed.IsZero() {
+		st.CheckedAgo = time.Since(b.Probed).Round(time.Millisecond).String()
+	}
+	return st
 }
 
 // ConnectionStatus is one live connection.
@@ -61,8 +88,12 @@ func (g *Gateway) Status() *Status {
 	}
 	live := g.live()
 	count := map[string]int{}
+	on := map[[2]string]int{} // route and backend
 	for _, s := range live {
 		count[s.route.name]++
+		if b := s.backend.Load(); b != nil {
+			on[[2]string{s.route.name, *b}]++
+		}
 		if len(st.Connections) < maxStatusConns {
 			st.Connections = append(st.Connections, s.status())
 		}
@@ -70,8 +101,8 @@ func (g *Gateway) Status() *Status {
 	for i := range t.cfg.Routes {
 		r := t.routes[&t.cfg.Routes[i]]
 		rs := RouteStatus{Name: r.name, Kind: r.kind, Sessions: count[r.name]}
-		if r.smb != nil {
-			rs.SMB = r.smb.Backends.State()
+		for _, b := range r.backends() {
+			rs.Backends = append(rs.Backends, backendStatus(&b, on[[2]string{r.name, b.Addr}]))
 		}
 		if r.nfs != nil {
 			n := r.nfs.Stats()

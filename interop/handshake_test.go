@@ -56,9 +56,29 @@ func TestRetryLost(t *testing.T) {
 	})
 }
 
+// TestVersion2 runs version 2 from the first packet on, in both roles. quic-go has
+// no compatible version negotiation: it keeps to what a client begins with.
+func TestVersion2(t *testing.T) {
+	t.Parallel()
+	s := &settings{
+		goConfig:    func(c *qgo.Config) { c.Versions = []qgo.Version{qgo.Version2} },
+		fsgw:        func(c *quic.Config) { c.Versions = []quic.Version{quic.Version2, quic.Version1} },
+		goTransport: func(tr *qgo.Transport) { tr.VerifySourceAddress = func(net.Addr) bool { return true } },
+	}
+	for _, p := range [][2]stack{{qg, fsgw}, {fsgw, qg}} {
+		c, d, _ := connect(t, p[0], p[1], s)
+		exchange(t, c, d, 1<<20)
+		for _, x := range []conn{c, d} {
+			if ours, ok := x.(fsgwConn); ok && ours.Version() != quic.Version2 {
+				t.Errorf("%s to %s: %v", p[0].name, p[1].name, ours.Version())
+			}
+		}
+	}
+}
+
 func TestVersionNegotiationByUs(t *testing.T) {
 	t.Parallel()
-	ln := fsgwListen(t, loopback, &settings{})
+	ln := fsgwListen(t, loopback, &settings{fsgw: func(c *quic.Config) { c.Versions = []quic.Version{quic.Version1} }})
 	v2 := &settings{goConfig: func(c *qgo.Config) { c.Versions = []qgo.Version{qgo.Version2} }}
 	err := dialFails(t, qg, ln.Addr(), v2)
 	if e := goEnded(err); e.other != "version" {
@@ -108,7 +128,15 @@ func TestVersionNegotiationInvariants(t *testing.T) {
 func TestVersionNegotiationByQuicGo(t *testing.T) {
 	t.Parallel()
 	ln := goListen(t, loopback, &settings{goConfig: func(c *qgo.Config) { c.Versions = []qgo.Version{qgo.Version2} }})
+	// A client that speaks version 2, too, starts over in it. quic-go does not say what
+	// it speaks, so whether somebody forged the packet cannot be known (RFC 9368,
+	// Section 4).
 	_, err := fsgwDial(testCtx(t), t, ln.Addr(), &settings{})
+	var te *quic.TransportError
+	if !errors.As(err, &te) || te.Code != quic.VersionNegotiationError || te.Remote {
+		t.Errorf("a client that prefers version 1: %v", err)
+	}
+	_, err = fsgwDial(testCtx(t), t, ln.Addr(), &settings{fsgw: func(c *quic.Config) { c.Versions = []quic.Version{quic.Version1} }})
 	var ve *quic.VersionError
 	if !errors.As(err, &ve) {
 		t.Fatalf("dial: %v", err)

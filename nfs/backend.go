@@ -11,22 +11,23 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"github.com/quic-fsgw/quic-fsgw/backend"
+	"github.com/quic-fsgw/quic-fsgw/internal/tcpio"
 )
 
-// backend is one NFS server.
-type backend struct {
+// target is one NFS server.
+type target struct {
+	addr  string // host:port of NFS, as in Config.Backends
 	host  string
 	ports [numServices]uint16
 
 	mu        sync.Mutex
-	downUntil time.Time // last dial failed: others are tried before it until then
 	mountPort uint16    // learnt from its portmapper
 	mountTill time.Time // when that is asked again
 }
 
 const (
-	// holdOff is how long a backend that could not be dialled is tried last.
-	holdOff = 5 * time.Second
 	// mountPortLife is how long a port learnt from a portmapper is believed.
 	mountPortLife = time.Minute
 	// listTimeout bounds an EXPORT or DUMP call to a backend.
@@ -34,69 +35,70 @@ const (
 )
 
 var (
-	errOverload    = errors.New("nfs: too many connections to backends")
+	errOverload    = fmt.Errorf("nfs: too many connections to backends (%w)", backend.ErrNotTried)
 	errUnreachable = errors.New("nfs: no backend can be reached")
 )
 
 // String returns the address, for logs and outcomes.
-func (b *backend) String() string {
-	return net.JoinHostPort(b.host, strconv.Itoa(int(b.ports[serviceNFS])))
-}
+func (b *target) String() string { return b.addr }
 
-func (b *backend) setDown(now time.Time) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.downUntil = now.Add(holdOff)
-}
-
-func (b *backend) setUp() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.downUntil = time.Time{}
-}
-
-func (b *backend) down(now time.Time) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return now.Before(b.downUntil)
-}
-
-// order returns the backends as a new connection tries them: as configured, those that failed lately last.
-func (s *Service) order(now time.Time) []*backend {
-	var up, held []*backend
-	for _, b := range s.backends {
-		if b.down(now) {
-			held = append(held, b)
-		} else {
-			up = append(up, b)
+// target finds the server with that address.
+func (s *Service) target(addr string) *target {
+	for _, b := range s.targets {
+		if b.addr == addr {
+			return b
 		}
 	}
-	return append(up, held...)
+	return nil
+}
+
+// changed logs that a backend has failed or works again.
+func (s *Service) changed(st backend.State) {
+	if st.Up {
+		s.log.Info("backend works again", "backend", st.Addr)
+		return
+	}
+	s.log.Warn("backend failed", "backend", st.Addr, "error", st.LastError)
 }
 
 // dialAny dials the service on pin or, if pin is nil, on the first backend that answers.
-func (s *Service) dialAny(ctx context.Context, pin *backend, svc service) (*backend, net.Conn, error) {
-	candidates := []*backend{pin}
-	if pin == nil {
-		candidates = s.order(time.Now())
+// from is whom the connection is for; nil: the gateway itself.
+func (s *Service) dialAny(ctx context.Context, pin *target, svc service, from *Client) (*target, net.Conn, error) {
+	if pin != nil {
+		conn, err := s.dialOne(ctx, pin, svc, from)
+		return pin, conn, err
 	}
 	var errs []error
-	for _, b := range candidates {
-		conn, err := s.dial(ctx, b, svc)
+	for _, addr := range s.set.Order(from.Key, time.Now()) {
+		b := s.target(addr)
+		conn, err := s.dialOne(ctx, b, svc, from)
 		if err == nil {
+			s.set.Touch(from.Key, addr, time.Now())
 			return b, conn, nil
 		}
 		if ctx.Err() != nil || errors.Is(err, errOverload) {
 			return nil, nil, err
 		}
-		s.log.Warn("nfs backend cannot be dialled", "backend", b.String(), "service", svc.String(), "err", err)
 		errs = append(errs, err)
 	}
 	return nil, nil, fmt.Errorf("%w: %w", errUnreachable, errors.Join(errs...))
 }
 
+// dialOne dials one backend. How its NFS service answers decides whether it
+// counts as failed; a side service that refuses says nothing of NFS.
+func (s *Service) dialOne(ctx context.Context, b *target, svc service, from *Client) (conn net.Conn, err error) {
+	if svc != serviceNFS {
+		return s.dial(ctx, b, svc, from)
+	}
+	err = s.set.Try(ctx, b.addr, func(ctx context.Context) (err error) {
+		conn, err = s.dial(ctx, b, svc, from)
+		return err
+	})
+	return conn, err
+}
+
 // dial opens a connection to a service of the backend. It counts until it is closed.
-func (s *Service) dial(ctx context.Context, b *backend, svc service) (net.Conn, error) {
+func (s *Service) dial(ctx context.Context, b *target, svc service, from *Client) (net.Conn, error) {
 	if n := s.stats.conns.Add(1); n > int64(s.cfg.MaxBackends) {
 		s.stats.conns.Add(-1)
 		return nil, fmt.Errorf("%w: %d open", errOverload, n-1)
@@ -105,19 +107,40 @@ func (s *Service) dial(ctx context.Context, b *backend, svc service) (net.Conn, 
 	defer cancel()
 	start := time.Now()
 	conn, err := s.dialService(ctx, b, svc)
+	took := time.Since(start)
 	s.stats.dials.Add(1)
-	s.stats.dialNanos.Add(uint64(time.Since(start)))
+	s.stats.dialNanos.Add(uint64(took))
+	if err == nil {
+		if err = s.introduce(ctx, conn, from); err != nil {
+			conn.Close()
+		}
+	}
 	if err != nil {
 		s.stats.conns.Add(-1)
 		s.stats.dialErrors.Add(1)
-		// A side service that refuses says nothing of NFS; one that times out does.
-		if svc == serviceNFS || ctx.Err() != nil {
-			b.setDown(time.Now())
-		}
 		return nil, fmt.Errorf("nfs: dial %s service of %s: %w", svc, b, err)
 	}
-	b.setUp()
-	return conn, nil
+	if svc == serviceNFS {
+		s.set.Dialed(b.addr, took)
+	}
+	return tcpio.Wrap(conn), nil
+}
+
+// introduce sends the PROXY header, where backends expect one.
+func (s *Service) introduce(ctx context.Context, conn net.Conn, from *Client) error {
+	if !s.cfg.Proxy {
+		return nil
+	}
+	header := backend.AppendProxyLocal(nil)
+	if from != nil && from.Proxy != nil {
+		header = backend.AppendProxy(nil, from.Proxy)
+	}
+	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	if _, err := conn.Write(header); err != nil {
+		return fmt.Errorf("PROXY header: %w", orCause(ctx, err))
+	}
+	return nil
 }
 
 // hangUp closes a connection that dial opened; call it once.
@@ -126,7 +149,7 @@ func (s *Service) hangUp(conn net.Conn) {
 	s.stats.conns.Add(-1)
 }
 
-func (s *Service) dialService(ctx context.Context, b *backend, svc service) (net.Conn, error) {
+func (s *Service) dialService(ctx context.Context, b *target, svc service) (net.Conn, error) {
 	port := b.ports[svc]
 	if port != 0 || svc != serviceMount {
 		return s.dialPort(ctx, b, port)
@@ -147,14 +170,14 @@ func (s *Service) dialService(ctx context.Context, b *backend, svc service) (net
 	return s.dialPort(ctx, b, port)
 }
 
-func (b *backend) forgetMountPort() {
+func (b *target) forgetMountPort() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.mountPort = 0
 }
 
 // findMountPort asks the backend's portmapper for mountd, or returns what it said lately.
-func (s *Service) findMountPort(ctx context.Context, b *backend) (port uint16, cached bool, err error) {
+func (s *Service) findMountPort(ctx context.Context, b *target) (port uint16, cached bool, err error) {
 	b.mu.Lock()
 	port = b.mountPort
 	cached = port != 0 && time.Now().Before(b.mountTill)
@@ -176,7 +199,7 @@ func (s *Service) findMountPort(ctx context.Context, b *backend) (port uint16, c
 	return port, false, nil
 }
 
-func (s *Service) dialPort(ctx context.Context, b *backend, port uint16) (net.Conn, error) {
+func (s *Service) dialPort(ctx context.Context, b *target, port uint16) (net.Conn, error) {
 	address := net.JoinHostPort(b.host, strconv.Itoa(int(port)))
 	if s.cfg.Dial != nil {
 		return s.cfg.Dial(ctx, "tcp", address)

@@ -4,7 +4,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/netip"
 	"strconv"
 	"testing"
 )
@@ -68,7 +67,7 @@ func BenchmarkRelay(b *testing.B) {
 				b.Fatal(err)
 			}
 			done := make(chan Outcome)
-			go func() { done <- s.Relay(id, netip.AddrPort{}).ServeStream(b.Context(), stream) }()
+			go func() { done <- s.Relay(Client{Identity: id}).ServeStream(b.Context(), stream) }()
 			run(b, c)
 			c.Close()
 			<-done

@@ -273,7 +273,7 @@ func (k *callSink) small(args []byte) error {
 	if c.Program == ProgPortmap {
 		return k.answer(k.s.portmapper().answer(nil, c, args))
 	}
-	action, data := k.s.r.svc.exports.mountCall(c, args)
+	action, data := k.s.r.exports().mountCall(c, args)
 	switch action {
 	case mountAnswer:
 		return k.answer(data)

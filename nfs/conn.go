@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/netip"
 	"sync/atomic"
+
+	"github.com/quic-fsgw/quic-fsgw/internal/tcpio"
 )
 
 // backendConn is the TCP connection to one service for one stream. The goroutine that feeds calls
@@ -63,20 +65,20 @@ func (s *stream) connection(svc service) (*backendConn, error) {
 }
 
 // dial picks the backend: the stream's own, else the connection's, else the first that answers.
-func (s *stream) dial(svc service) (*backend, net.Conn, error) {
+func (s *stream) dial(svc service) (*target, net.Conn, error) {
 	r := s.r
 	if s.backend != nil {
-		return r.svc.dialAny(s.ctx, s.backend, svc)
+		return r.svc.dialAny(s.ctx, s.backend, svc, &r.client)
 	}
 	pin := r.pin.Load()
 	if pin != nil {
-		b, conn, err := r.svc.dialAny(s.ctx, pin, svc)
-		if err == nil || len(r.svc.backends) == 1 || s.ctx.Err() != nil {
+		b, conn, err := r.svc.dialAny(s.ctx, pin, svc, &r.client)
+		if err == nil || len(r.svc.targets) == 1 || s.ctx.Err() != nil {
 			return b, conn, err
 		}
 		r.svc.log.Warn("nfs connection moves to another backend", "from", pin.String())
 	}
-	b, conn, err := r.svc.dialAny(s.ctx, nil, svc)
+	b, conn, err := r.svc.dialAny(s.ctx, nil, svc, &r.client)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -144,7 +146,7 @@ func (b *backendConn) flush() error {
 		return nil
 	}
 	b.going = b.vec
-	n, err := b.going.WriteTo(b.conn)
+	n, err := tcpio.WriteBuffers(b.conn, &b.going)
 	b.s.up.Add(uint64(n))
 	clear(b.vec)
 	b.vec, b.small, b.tail = b.vec[:0], b.small[:0], false
@@ -157,7 +159,7 @@ func (b *backendConn) flush() error {
 
 // portmapper answers with the address that the client knows the gateway by.
 func (s *stream) portmapper() *portmapper {
-	local := s.r.advertise
+	local := s.r.client.Advertise
 	if !local.IsValid() {
 		local, _ = netip.ParseAddrPort(s.conn.LocalAddr().String())
 	}
@@ -171,7 +173,7 @@ func (s *stream) mountList(c *Call, auth []byte) []byte {
 	defer cancel()
 	results, err := s.askMount(ctx, c, auth)
 	if err == nil {
-		results, err = s.r.svc.exports.filterList(c.Procedure, results)
+		results, err = s.r.exports().filterList(c.Procedure, results)
 	}
 	if err != nil {
 		s.r.svc.log.Warn("nfs MOUNT list failed", "procedure", c.Procedure, "err", err)

@@ -80,7 +80,7 @@ func startGateway(t testing.TB, s *Service, id *Identity) *gateway {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	g := &gateway{addr: l.Addr().String(), outcomes: make(chan served, 10000), cancel: cancel}
-	relay := s.Relay(id, netip.AddrPort{})
+	relay := s.Relay(Client{Identity: id})
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for {

@@ -8,7 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/netip"
 	"slices"
 	"sync"
 	"testing"
@@ -337,7 +336,7 @@ func relayBytes(t *testing.T, id *Identity, data []byte, n int) ([]byte, Outcome
 		})
 		return ours, nil
 	}
-	relay := newTestService(t, cfg).Relay(id, netip.AddrPort{})
+	relay := newTestService(t, cfg).Relay(Client{Identity: id})
 	o := relay.ServeStream(context.Background(), &pieceConn{data: data, n: n})
 	wg.Wait()
 	var all []byte

@@ -107,8 +107,8 @@ func (r *Relay) authorize(c *Call) (cred []byte, refused AuthStat) {
 	if c.Verf.Flavor != AuthNone {
 		return nil, AuthBadVerf
 	}
-	if r.id != nil {
-		return r.id.cred, 0
+	if r.client.Identity != nil {
+		return r.client.Identity.cred, 0
 	}
 	if c.Procedure == 0 {
 		return anonymous, 0

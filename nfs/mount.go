@@ -26,12 +26,12 @@ const (
 	maxMountList = 1 << 20
 )
 
-// exports are the roots that may be mounted, cleaned; none means all.
-type exports []string
+// Exports are the roots that may be mounted, cleaned; none means all.
+type Exports []string
 
-// parseExports checks a configured list of roots.
-func parseExports(list []string) (exports, error) {
-	var e exports
+// ParseExports checks a configured list of roots.
+func ParseExports(list []string) (Exports, error) {
+	var e Exports
 	for _, p := range list {
 		if !strings.HasPrefix(p, "/") || strings.ContainsRune(p, 0) || len(p) > maxMountPath {
 			return nil, fmt.Errorf("nfs: export %q is not an absolute path of at most %d bytes", p, maxMountPath)
@@ -43,7 +43,7 @@ func parseExports(list []string) (exports, error) {
 
 // clean returns the path to ask the backend for, and whether it is allowed. What is
 // judged is what is sent: the backend never sees a ".." to resolve in its own way.
-func (e exports) clean(dir []byte) (string, bool) {
+func (e Exports) clean(dir []byte) (string, bool) {
 	if len(dir) == 0 || dir[0] != '/' || bytes.IndexByte(dir, 0) >= 0 {
 		return "", false
 	}
@@ -70,7 +70,7 @@ const (
 
 // mountCall decides on a MOUNT call whose arguments are complete. It returns the arguments to
 // forward, or the reply, a whole record.
-func (e exports) mountCall(c *Call, args []byte) (mountAction, []byte) {
+func (e Exports) mountCall(c *Call, args []byte) (mountAction, []byte) {
 	switch {
 	case c.Procedure == mountNull:
 		return mountForward, nil
@@ -104,7 +104,7 @@ func (e exports) mountCall(c *Call, args []byte) (mountAction, []byte) {
 // filterList rewrites the results of EXPORT or DUMP so that they show allowed paths only.
 // Host names are replaced: they describe the backend's network, and to the
 // backend this client is the gateway anyway. An export without groups is open to everyone who sees it.
-func (e exports) filterList(procedure uint32, results []byte) ([]byte, error) {
+func (e Exports) filterList(procedure uint32, results []byte) ([]byte, error) {
 	d := decoder{b: results}
 	var out []byte
 	for d.uint32() != 0 {

@@ -8,20 +8,20 @@ import (
 
 func TestParseExports(t *testing.T) {
 	for _, bad := range []string{"", "srv", "./srv", "/a\x00b", "/" + strings.Repeat("x", maxMountPath)} {
-		if _, err := parseExports([]string{bad}); err == nil {
+		if _, err := ParseExports([]string{bad}); err == nil {
 			t.Errorf("export %q accepted", bad)
 		}
 	}
-	e, err := parseExports([]string{"/srv/home/", "/data//x/../y"})
+	e, err := ParseExports([]string{"/srv/home/", "/data//x/../y"})
 	if err != nil || e[0] != "/srv/home" || e[1] != "/data/y" {
 		t.Errorf("%q, %v", e, err)
 	}
 }
 
 func TestExportsClean(t *testing.T) {
-	some := exports{"/srv/home"}
+	some := Exports{"/srv/home"}
 	for _, tt := range []struct {
-		e         exports
+		e         Exports
 		dir, want string // want "": refused
 	}{
 		{some, "/srv/home", "/srv/home"},
@@ -36,7 +36,7 @@ func TestExportsClean(t *testing.T) {
 		{some, "srv/home", ""},
 		{some, "", ""},
 		{some, "/srv/home/\x00/..", ""},
-		{exports{"/"}, "/any/where", "/any/where"},
+		{Exports{"/"}, "/any/where", "/any/where"},
 		{nil, "/any/../where", "/where"},
 		{nil, "relative", ""},
 	} {
@@ -48,7 +48,7 @@ func TestExportsClean(t *testing.T) {
 }
 
 func TestMountCall(t *testing.T) {
-	e := exports{"/srv"}
+	e := Exports{"/srv"}
 	path := func(p string) []byte { return appendOpaque(nil, p) }
 	for _, tt := range []struct {
 		name          string
@@ -95,7 +95,7 @@ func exportList(entries ...[]string) []byte {
 }
 
 func TestFilterList(t *testing.T) {
-	e := exports{"/srv"}
+	e := Exports{"/srv"}
 	got, err := e.filterList(mountExport, exportList([]string{"/srv/a", "host1", "host2"}, []string{"/etc", "host3"}, []string{"/srv"}))
 	if err != nil || !bytes.Equal(got, exportList([]string{"/srv/a"}, []string{"/srv"})) {
 		t.Errorf("EXPORT: % x, %v", got, err)
@@ -122,7 +122,7 @@ func TestFilterList(t *testing.T) {
 func FuzzMount(f *testing.F) {
 	f.Add(uint32(3), uint32(1), appendOpaque(nil, "/srv/x"))
 	f.Add(uint32(3), uint32(5), exportList([]string{"/srv/a", "host1"}))
-	e := exports{"/srv"}
+	e := Exports{"/srv"}
 	f.Fuzz(func(t *testing.T, version, proc uint32, args []byte) {
 		action, data := e.mountCall(&Call{XID: 5, Version: version, Procedure: proc}, args)
 		if action == mountAnswer {

@@ -56,24 +56,73 @@ type BackendState struct {
 	V3, V4  error         // NULL call of that NFS version; nil: it answered
 	Mount   error         // NULL call of mountd version 3; nil: it answered
 	Time    time.Duration // dial and answer of the faster NFS version; 0: none answered
+
+	err error // why it counts as failed; nil: it does not
 }
 
 // Up reports whether the backend serves any version of NFS.
 func (b BackendState) Up() bool { return b.V3 == nil || b.V4 == nil }
 
-// Probe calls the NULL procedures of every backend, all backends at once, and remembers who did not answer:
-// new connections try those last for a while. Each call is bounded by Config.DialTimeout.
+// Probe calls the NULL procedures of every backend, all backends at once, and marks them by the outcome:
+// those that do not serve NFS are tried last by new connections. Each call is bounded by Config.DialTimeout.
 func (s *Service) Probe(ctx context.Context) []BackendState {
-	states := make([]BackendState, len(s.backends))
+	states := make([]BackendState, len(s.targets))
 	var wg sync.WaitGroup
-	for i, b := range s.backends {
-		wg.Go(func() { states[i] = s.probe(ctx, b) })
+	for i, b := range s.targets {
+		wg.Go(func() { states[i] = s.probe(ctx, b, nil) })
 	}
 	wg.Wait()
 	return states
 }
 
-func (s *Service) probe(ctx context.Context, b *backend) BackendState {
+// Check is Probe of the backend at addr. With an export, it counts as failed also where id
+// may not mount it.
+func (s *Service) Check(ctx context.Context, addr, export string, id *Identity) (BackendState, error) {
+	b := s.target(addr)
+	if b == nil {
+		return BackendState{}, fmt.Errorf("nfs: %q is not one of the backends", addr)
+	}
+	st := s.probe(ctx, b, func() error {
+		if export == "" {
+			return nil
+		}
+		return s.probeMount(ctx, b, export, id)
+	})
+	return st, st.err
+}
+
+// probeMount mounts an export and lets it go.
+func (s *Service) probeMount(ctx context.Context, b *target, export string, id *Identity) error {
+	conn, err := s.dial(ctx, b, serviceMount, nil)
+	if err != nil {
+		return err
+	}
+	defer s.hangUp(conn)
+	args := appendOpaque(nil, export)
+	call := func(procedure uint32) ([]byte, error) {
+		msg, err := roundTrip(ctx, conn, appendCall(nil, rand.Uint32(), ProgMount, 3, procedure, id.cred, args), 4096)
+		if err != nil {
+			return nil, err
+		}
+		return successResults(msg)
+	}
+	results, err := call(mountMNT)
+	if err == nil {
+		d := decoder{b: results}
+		if status := d.uint32(); d.bad || status != 0 {
+			err = fmt.Errorf("MNT status %d", status)
+		} else {
+			_, err = call(mountUMNT)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("nfs: mount of %s from %s as %s: %w", export, b, id, err)
+	}
+	return nil
+}
+
+// probe makes the NULL calls, then more, and marks the backend.
+func (s *Service) probe(ctx context.Context, b *target, more func() error) BackendState {
 	st := BackendState{Address: b.String()}
 	for _, v := range []struct {
 		err     *error
@@ -93,13 +142,18 @@ func (s *Service) probe(ctx context.Context, b *backend) BackendState {
 		}
 	}
 	if !st.Up() {
-		b.setDown(time.Now())
+		st.err = errors.Join(st.V3, st.V4)
+	} else if more != nil {
+		st.err = more()
+	}
+	if !errors.Is(ctx.Err(), context.Canceled) && !errors.Is(st.err, errOverload) {
+		s.set.Probed(b.addr, st.Time, st.err, time.Now())
 	}
 	return st
 }
 
-func (s *Service) probeService(ctx context.Context, b *backend, svc service, program, version uint32) error {
-	conn, err := s.dial(ctx, b, svc)
+func (s *Service) probeService(ctx context.Context, b *target, svc service, program, version uint32) error {
+	conn, err := s.dial(ctx, b, svc, nil)
 	if err != nil {
 		return err
 	}

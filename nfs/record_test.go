@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"net/netip"
 	"testing"
 )
 
@@ -88,7 +87,7 @@ func TestWriteBuffers(t *testing.T) {
 			data = data[n:]
 		}
 		done := make(chan Outcome, 1)
-		go func() { done <- s.Relay(id, netip.AddrPort{}).ServeStream(t.Context(), stream) }()
+		go func() { done <- s.Relay(Client{Identity: id}).ServeStream(t.Context(), stream) }()
 		for xid := range uint32(20) {
 			want := append(bytes.Clone(id.cred), pattern(xid, int(xid)*int(xid)*100)...)
 			if got, err := successResults(mustRead(t, client)); err != nil || !bytes.Equal(got, want) {

@@ -10,16 +10,36 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/quic-fsgw/quic-fsgw/backend"
 )
 
 // Relay serves the streams of one client connection. Make it with Service.Relay.
 // Its streams may be served concurrently.
 type Relay struct {
-	svc       *Service
-	id        *Identity
-	advertise netip.AddrPort
-	pin       atomic.Pointer[backend] // where this connection's file handles come from
+	svc     *Service
+	client  Client
+	allowed atomic.Pointer[Exports]
+	pin     atomic.Pointer[target] // where this connection's file handles come from
 }
+
+// Client is whom a Relay serves: what is known of a connection for its whole life.
+type Client struct {
+	// Identity is bound to the connection; nil: none, and every call but NULL is refused with AUTH_TOOWEAK.
+	Identity *Identity
+	// Advertise is the gateway's address as the portmapper tells it; zero: the stream's local address.
+	Advertise netip.AddrPort
+	// Key names the client where a backend is chosen: with the same key, the same backend.
+	Key string
+	// Proxy is what backends are told of the client where Config.Proxy is set.
+	Proxy *backend.ProxyInfo
+}
+
+// SetExports changes what the client may mount from now on; calls under way
+// and file handles that it has already are not touched.
+func (r *Relay) SetExports(e Exports) { r.allowed.Store(&e) }
+
+func (r *Relay) exports() Exports { return *r.allowed.Load() }
 
 // Outcome says how a stream ended.
 type Outcome struct {
@@ -77,7 +97,7 @@ type stream struct {
 
 	mu      sync.Mutex
 	conns   [numServices]*backendConn
-	backend *backend // once one is dialled, the stream stays with it
+	backend *target // once one is dialled, the stream stays with it
 	code    uint64
 	err     error // why the stream ends early
 	ended   bool
@@ -96,7 +116,7 @@ type stream struct {
 func (r *Relay) ServeStream(ctx context.Context, conn net.Conn) Outcome {
 	s := &stream{r: r, conn: conn, start: time.Now(), drained: make(chan struct{}, 1)}
 	s.ctx, s.cancel = context.WithCancelCause(ctx)
-	st := &r.svc.stats
+	st := r.svc.stats
 	st.streamsTotal.Add(1)
 	if n := st.streams.Add(1); n > int64(r.svc.cfg.MaxStreams) {
 		s.fail(CodeServerBusy, fmt.Errorf("%w: %d streams", ErrBusy, n-1))
@@ -231,7 +251,7 @@ func (s *stream) finish() Outcome {
 }
 
 func (s *stream) count(o *Outcome) {
-	st := &s.r.svc.stats
+	st := s.r.svc.stats
 	st.calls.Add(o.Calls)
 	st.replies.Add(o.Replies)
 	st.answered.Add(o.Answered)

@@ -6,10 +6,11 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/netip"
 	"strconv"
 	"sync/atomic"
 	"time"
+
+	"github.com/quic-fsgw/quic-fsgw/backend"
 )
 
 // Ports are the TCP ports of a backend's side programs. 0 means: see the field.
@@ -23,10 +24,14 @@ type Ports struct {
 
 // Config describes the NFS service behind one route. Durations and counts of zero mean the default.
 type Config struct {
-	// Backends are host:port of NFS servers. A new connection takes the first that
-	// answers and stays with it: file handles of one are unknown to the others.
+	// Backends are host:port of NFS servers. A new connection takes one by Policy and stays
+	// with it. Several are of use only if each knows the file handles of the others, as the heads of a
+	// cluster do.
 	Backends []string
-	Ports    Ports
+	Policy   backend.Policy // default backend.Failover
+	// Proxy begins every connection to a backend with a PROXY protocol header.
+	Proxy bool
+	Ports Ports
 	// Exports are the roots that clients may MOUNT, with all below them; none: all.
 	Exports []string
 	// AllowGSS passes RPCSEC_GSS calls of NFS through unchanged instead of refusing them.
@@ -75,11 +80,12 @@ func (c Config) withDefaults() Config {
 // Service is the NFS service of one route, shared by its connections. It is safe for concurrent use.
 type Service struct {
 	cfg      Config
-	exports  exports
+	exports  Exports
 	programs []program // those that are served
-	backends []*backend
+	set      *backend.Set
+	targets  []*target
 	log      *slog.Logger
-	stats    counters
+	stats    *counters
 }
 
 // counters are updated by all streams; Stats reads them.
@@ -116,7 +122,7 @@ type Stats struct {
 
 // Stats reads the counters.
 func (s *Service) Stats() Stats {
-	c := &s.stats
+	c := s.stats
 	return Stats{
 		Streams: c.streams.Load(), Conns: c.conns.Load(), StreamsTotal: c.streamsTotal.Load(),
 		Dials: c.dials.Load(), DialErrors: c.dialErrors.Load(), DialTime: time.Duration(c.dialNanos.Load()),
@@ -130,11 +136,11 @@ func (s *Service) Stats() Stats {
 // NewService checks the configuration. It dials nothing.
 func NewService(cfg Config) (*Service, error) {
 	cfg = cfg.withDefaults()
-	e, err := parseExports(cfg.Exports)
+	e, err := ParseExports(cfg.Exports)
 	if err != nil {
 		return nil, err
 	}
-	s := &Service{cfg: cfg, exports: e, log: cfg.Logger}
+	s := &Service{cfg: cfg, exports: e, log: cfg.Logger, stats: new(counters)}
 	if len(cfg.Backends) == 0 {
 		return nil, errors.New("nfs: no backend given (hint: backends: [\"host:2049\"])")
 	}
@@ -147,12 +153,15 @@ func NewService(cfg Config) (*Service, error) {
 		if err != nil || n == 0 || host == "" {
 			return nil, fmt.Errorf("nfs: backend %q is not host:port with a port of 1 to 65535", address)
 		}
-		b := &backend{host: host}
+		b := &target{addr: address, host: host}
 		b.ports = [numServices]uint16{uint16(n), cfg.Ports.Mount, cfg.Ports.NLM, cfg.Ports.NSM, cfg.Ports.Rquota}
-		s.backends = append(s.backends, b)
+		s.targets = append(s.targets, b)
+	}
+	if s.set, err = backend.NewSet(backend.Config{Addrs: cfg.Backends, Policy: cfg.Policy, Changed: s.changed}); err != nil {
+		return nil, fmt.Errorf("nfs: %w", err)
 	}
 	for _, p := range programs {
-		if p.service == serviceNFS || p.service == serviceMount || s.backends[0].ports[p.service] != 0 {
+		if p.service == serviceNFS || p.service == serviceMount || s.targets[0].ports[p.service] != 0 {
 			s.programs = append(s.programs, p)
 		}
 	}
@@ -169,9 +178,23 @@ func (s *Service) program(number uint32) (program, bool) {
 	return program{}, false
 }
 
-// Relay makes the relay of one client connection. id is the identity bound to it; nil: none,
-// and every call but NULL is refused with AUTH_TOOWEAK. advertise is the gateway's
-// address as the portmapper tells it to the client; the zero value means the stream's local address.
-func (s *Service) Relay(id *Identity, advertise netip.AddrPort) *Relay {
-	return &Relay{svc: s, id: id, advertise: advertise}
+// Adopt takes over what old knows of its backends and what it has counted.
+// Its streams, which go on, and those of s count together from now on.
+func (s *Service) Adopt(old *Service) {
+	s.set.Adopt(old.set)
+	s.stats = old.stats
+}
+
+// Backends returns what is known of the backends, in the order of the list.
+func (s *Service) Backends() []backend.State { return s.set.State() }
+
+// Exports returns the roots of Config.Exports.
+func (s *Service) Exports() Exports { return s.exports }
+
+// Relay makes the relay of one client connection. It may mount what
+// Config.Exports has, until SetExports says otherwise.
+func (s *Service) Relay(c Client) *Relay {
+	r := &Relay{svc: s, client: c}
+	r.SetExports(s.exports)
+	return r
 }

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"net/netip"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -57,7 +56,7 @@ func startBubble(t *testing.T, cfg Config) *bubble {
 		b.backend = theirs
 		return ours, nil
 	}
-	relay := newTestService(t, cfg).Relay(testIdentity(t), netip.AddrPort{})
+	relay := newTestService(t, cfg).Relay(Client{Identity: testIdentity(t)})
 	server, client := newPipeStream()
 	b.client = client
 	go func() { b.outcome <- relay.ServeStream(t.Context(), server) }()

@@ -108,6 +108,8 @@ func (c *Conn) loseRecord(r recovery.Record) {
 		c.ids.retire = append(c.ids.retire, r.ID)
 	case recHandshakeDone:
 		c.hsDone = true
+	case recNewToken:
+		c.tokenDue = true // another will do as well
 	case recStream, recMaxStreamData, recReset, recStop, recStreamBlocked:
 		if s := c.streams.all[r.ID]; s != nil {
 			c.loseStreamRecord(s, r)

@@ -101,13 +101,13 @@ func (c *Conn) onPeerClose(err error) {
 
 // finish records why the connection ended and wakes everybody.
 func (c *Conn) finish(s connState, err error) {
-	if !c.isReady() {
-		close(c.ready)
-	}
 	c.state = s
 	c.closing.err = err
 	c.closing.until = c.now().Add(3 * c.pto())
 	c.cancel(err)
+	if !c.isReady() {
+		close(c.ready) // last: who waits for it asks for the error then
+	}
 	c.ep.onConnClosed(c, err)
 	c.log.Debug("connection closed", "error", err, "duration", c.now().Sub(c.started))
 	c.free()

@@ -12,7 +12,7 @@ type RetryMode uint8
 const (
 	RetryNever RetryMode = iota
 	RetryAlways
-	RetryAuto // when a quarter of MaxHandshakes are under way
+	RetryAuto // while a quarter of MaxHandshakes are under way, or more than RetryAbove begin in a second
 )
 
 // Config configures the connections of an Endpoint. The zero value of each
@@ -23,6 +23,16 @@ type Config struct {
 	ServerName       string     // client: the name in SNI and to be verified
 	NextProtos       []string   // ALPN protocols: offered, or accepted
 	Tag              any        // the owner's own, for example its route
+
+	// Versions are the QUIC versions to use, best first; nil: Version1, Version2. A
+	// client begins with the first and offers all. A server takes its own best of
+	// what the client offers (RFC 9368); those of the Config that the ClientHello
+	// chose count, if they are among those of the endpoint's.
+	Versions []Version
+
+	// NoGrease leaves out what exercises the peer: reserved versions and transport
+	// parameters stay, but the QUIC bit is always 1 and must be (RFC 9287).
+	NoGrease bool
 
 	// GetConfigForClient chooses the Config of one client by its ClientHello.
 	// It runs under the connection's lock: it must be quick and do no I/O.
@@ -60,8 +70,21 @@ type Config struct {
 	Retry         RetryMode
 	MaxHandshakes int // handshakes under way at once on a server, default 1024
 	AcceptBacklog int // connections waiting for Accept, default 1024
-	TokenKey      *[32]byte
-	ResetKey      *[32]byte // stateless reset tokens are derived from it; nil: made at start
+	RetryAbove    int // handshakes a second; 0: their rate does not matter
+
+	// AddressKeys seal the tokens of Retry packets and NEW_TOKEN frames: the first
+	// makes them, all open them. Nodes that share an address share the keys. nil:
+	// made at start and changed every 12 hours. NEW_TOKEN is sent unless Retry is
+	// RetryNever.
+	AddressKeys [][32]byte
+
+	// ResetKey is what stateless reset tokens are derived from; nil: the last of
+	// AddressKeys, or made at start. It counts when the Endpoint is made.
+	ResetKey *[32]byte
+
+	// Tokens keeps a client's NEW_TOKEN tokens for its next connection to the same
+	// ServerName; nil: they are not kept.
+	Tokens *TokenStore
 
 	Logger *slog.Logger // nil: silent
 }

@@ -46,6 +46,8 @@ type connGuarded struct {
 	clock   time.Time // when the lock was taken
 	cfg     *Config
 	version wire.Version
+	ver     versionState
+	greases bool // the peer takes packets whose QUIC bit is 0
 	state   connState
 	dirty   bool // there may be something to send
 	path    path
@@ -53,6 +55,7 @@ type connGuarded struct {
 	paths   uint8 // path ids given out
 
 	hs            Handshake
+	hsEpoch       uint8 // of the handshake under way: late events of another do not count
 	hello         *ClientHelloInfo
 	tls           *TLSState // set when the handshake is complete
 	pendingTLS    *TLSState
@@ -66,7 +69,8 @@ type connGuarded struct {
 	firstDst      wire.ConnID // server: what the Initials of this connection are sent to
 	retrySrc      wire.ConnID
 	retried       bool
-	token         []byte // client: Retry token
+	token         []byte // client: of Retry or of an earlier connection, for Initials
+	tokenDue      bool   // server: NEW_TOKEN is due
 	peerParams    wire.TransportParams
 	haveParams    bool
 	peerVerified  bool // client: the server has validated our address: it acknowledged a Handshake packet
@@ -124,6 +128,7 @@ func newConn(ep *Endpoint, sh *shard, cfg *Config, server bool, v wire.Version) 
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	now := time.Now()
 	c.cfg, c.version, c.clock, c.started, c.lastHeard = cfg, v, now, now, now
+	c.ver.original = v
 	c.largestPN = -1
 	c.idle = cfg.handshakeTimeout()
 	c.level = LevelInitial
@@ -376,6 +381,7 @@ func (c *Conn) free() {
 	for i := range c.keys {
 		c.keys[i].drop()
 	}
+	c.ver.drop()
 	c.app.zero()
 	var none recovery.Loss
 	c.loss = none

@@ -37,6 +37,7 @@ type Endpoint struct {
 	live        map[*Conn]struct{}
 	handshaking int
 	resetsSent  rateLimit
+	arrivals    arrivalRate
 	none        chan struct{} // closed when live is empty and the endpoint is closing
 }
 
@@ -81,7 +82,7 @@ func NewEndpoint(conns []udp.PacketConn, cfg *Config, opts ...EndpointOption) *E
 	backlog := 0
 	if cfg != nil {
 		backlog = cfg.acceptBacklog()
-		e.resetKey = cfg.ResetKey
+		e.resetKey = cfg.resetKeyOf()
 	}
 	e.accepted = make(chan *Conn, backlog)
 	e.failures = make(chan HandshakeFailure, maxFailures)
@@ -116,7 +117,10 @@ func (e *Endpoint) ReplaceSocket(index int, pc udp.PacketConn) {
 }
 
 // SetConfig changes the configuration of connections that arrive from now on.
-func (e *Endpoint) SetConfig(cfg *Config) { e.cfg.Store(cfg) }
+func (e *Endpoint) SetConfig(cfg *Config) {
+	e.tokens.configure(cfg)
+	e.cfg.Store(cfg)
+}
 
 // LocalAddr returns the address the endpoint is bound to.
 func (e *Endpoint) LocalAddr() netip.AddrPort { return e.shards[0].conn().LocalAddr() }
@@ -150,7 +154,7 @@ func (e *Endpoint) Dial(ctx context.Context, remote netip.AddrPort, cfg *Config)
 		return nil, ErrEndpointClosed
 	}
 	remote = netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port()) // as sockets report it
-	c := newConn(e, e.shards[0], cfg, false, wire.Version1)
+	c := newConn(e, e.shards[0], cfg, false, cfg.versions()[0])
 	c.lock()
 	var odcid [12]byte
 	_, _ = rand.Read(odcid[:])
@@ -170,6 +174,7 @@ func (e *Endpoint) Dial(ctx context.Context, remote netip.AddrPort, cfg *Config)
 	c.testECN()
 	c.path.validated = true // the limit is the server's (RFC 9000, Section 8.1)
 	c.keys[recovery.Initial] = initialKeys(c.version, dst, false)
+	c.token = cfg.Tokens.take(cfg.ServerName, c.version)
 	e.addLive(c)
 	c.startClient()
 	c.dirty = true

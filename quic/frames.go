@@ -201,6 +201,9 @@ func (c *Conn) onNewToken(token []byte) error {
 	if c.server {
 		return c.fail(ProtocolViolation, wire.FrameNewToken, "NEW_TOKEN from a client")
 	}
+	if c.cfg.Tokens != nil && len(token) <= maxTokenLen {
+		c.cfg.Tokens.put(c.cfg.ServerName, c.version, token)
+	}
 	return nil
 }
 

@@ -1,7 +1,6 @@
 package quic
 
 import (
-	"net/netip"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -57,40 +56,5 @@ func TestGate(t *testing.T) {
 	case <-g:
 		t.Error("two wake-ups were kept")
 	default:
-	}
-}
-
-func TestRetryToken(t *testing.T) {
-	m := newTokenMaker(nil)
-	addr := netip.MustParseAddr("192.0.2.7")
-	now := time.Unix(1e9, 0)
-	tok := m.seal(connID("original"), addr, now)
-	got, ok := m.open(tok, addr, now.Add(time.Second))
-	if !ok || got.originalDst != connID("original") {
-		t.Fatalf("open: %v, %v", got, ok)
-	}
-	mapped := netip.AddrFrom16(addr.As16())
-	if _, ok := m.open(tok, mapped, now); !ok {
-		t.Error("the same address in its mapped form is refused")
-	}
-	refused := func(name string, b []byte, a netip.Addr, at time.Time) {
-		if _, ok := m.open(b, a, at); ok {
-			t.Errorf("%s: accepted", name)
-		}
-	}
-	refused("late", tok, addr, now.Add(retryTokenLife+time.Second))
-	refused("from the future", tok, addr, now.Add(-2*time.Second))
-	refused("from elsewhere", tok, netip.MustParseAddr("192.0.2.8"), now)
-	for n := range len(tok) {
-		refused("cut", tok[:n], addr, now) // hostile row 31: short token
-		b := append([]byte(nil), tok...)
-		b[n] ^= 0x10
-		refused("changed", b, addr, now)
-	}
-	if _, ok := newTokenMaker(nil).open(tok, addr, now); ok {
-		t.Error("another key accepts it")
-	}
-	if string(m.seal(connID("original"), addr, now)) == string(tok) {
-		t.Error("two tokens are equal")
 	}
 }

@@ -44,10 +44,14 @@ func levelOf(s recovery.Space) Level {
 func (c *Conn) startClient() {
 	c.initFlow()
 	params := c.localParams().Append(nil, false)
+	epoch := c.hsEpoch
 	c.hs = c.cfg.Handshaker.Handshake(&HandshakeRequest{
 		ID: c.id, ServerName: c.cfg.ServerName, NextProtos: c.cfg.NextProtos, TransportParams: params,
 		Remote: c.path.remote, Timeout: c.cfg.handshakeTimeout(), Options: c.cfg.HandshakeOptions,
-	}, c.sink)
+	}, func(e HandshakeEvent) {
+		e.epoch = epoch
+		c.sink(e)
+	})
 	c.sentParams = true
 }
 
@@ -76,7 +80,10 @@ func (c *Conn) localParams() *wire.TransportParams {
 		AckDelayExponent:               ackDelayExponent,
 		MaxAckDelay:                    localMaxAckDelay,
 		ActiveConnIDLimit:              localConnIDLimit,
+		GreaseBit:                      !cfg.NoGrease,
+		VersionInfo:                    c.versionInfo(),
 	}
+	greaseParams(p)
 	if c.server {
 		p.OriginalDst, p.HasOriginalDst = c.originalDst, true
 		p.RetrySrc, p.HasRetrySrc = c.retrySrc, c.retried
@@ -88,6 +95,9 @@ func (c *Conn) localParams() *wire.TransportParams {
 // onCrypto handles a CRYPTO frame.
 func (c *Conn) onCrypto(space recovery.Space, off uint64, data []byte) error {
 	s := &c.crypto[space]
+	if !c.server {
+		c.ver.fixed = true
+	}
 	if space == recovery.AppData {
 		// A server's TLS has nothing to receive after the handshake, and a client
 		// only session tickets: endless messages end here (RFC 9000, Section 7.5).
@@ -203,7 +213,7 @@ func (c *Conn) refuse(err error) {
 
 // onHandshakeEvent takes one step of TLS.
 func (c *Conn) onHandshakeEvent(e *HandshakeEvent) {
-	if c.state >= stateClosing {
+	if c.state >= stateClosing || e.epoch != c.hsEpoch {
 		clear(e.Data)
 		return
 	}
@@ -268,11 +278,15 @@ func (c *Conn) onPeerParams(b []byte) {
 	if err == nil {
 		err = c.checkParams(&p)
 	}
+	if err == nil {
+		err = c.negotiateVersion(&p)
+	}
 	if err != nil {
-		_ = c.fail(TransportParameterError, 0, err.Error())
+		c.closeOnParams(err)
 		return
 	}
 	c.peerParams, c.haveParams = p, true
+	c.greases = p.GreaseBit && !c.cfg.NoGrease
 	c.ids.peerLimit = max(p.ActiveConnIDLimit, 2)
 	c.flow.sendMax = p.InitialMaxData
 	c.streams.max = [2]uint64{p.InitialMaxStreamsBidi, p.InitialMaxStreamsUni}
@@ -376,6 +390,7 @@ func (c *Conn) admit() {
 		// HANDSHAKE_DONE frame as soon as the handshake is complete." Here that is
 		// when the client was also found to be allowed.
 		c.hsDone = true
+		c.tokenDue = c.cfg.Retry != RetryNever
 		c.confirm()
 		c.hs.Ticket()
 	}
@@ -403,29 +418,13 @@ func (c *Conn) dropSpace(space recovery.Space) {
 		return
 	}
 	k.drop()
+	if space == recovery.Initial {
+		c.ver.drop()
+	}
 	c.loss.Drop(space, func(*recovery.SentPacket) {})
 	c.crypto[space] = cryptoStream{}
 	c.probes[space] = 0
 	c.dirty = true
-}
-
-// onVersionNegotiation ends a client's attempt. RFC 9000, Section 6.2: "A client
-// MUST discard any Version Negotiation packet if it has received and
-// successfully processed any other packet [...] A client MUST discard a
-// Version Negotiation packet that lists the QUIC version selected by the client."
-func (c *Conn) onVersionNegotiation(h *wire.LongHeader) {
-	if c.server || len(c.ids.remote) > 0 || c.retried || !c.ownDst(h.Dst) || h.Src != c.ids.initial {
-		return
-	}
-	var offered []uint32
-	for i := range h.NumVersions() {
-		v := h.VersionAt(i)
-		if v == c.version {
-			return
-		}
-		offered = append(offered, uint32(v))
-	}
-	c.abandon(&VersionError{Versions: offered})
 }
 
 func (c *Conn) ownDst(id wire.ConnID) bool {

@@ -92,6 +92,8 @@ type HandshakeEvent struct {
 	TLS   *TLSState
 	Alert uint8 // EventFailed: TLS alert, 0 if there is none
 	Err   error
+
+	epoch uint8 // which of a connection's handshakes this belongs to
 }
 
 // TLSState is what is known of a finished handshake.

@@ -2,6 +2,7 @@ package quic
 
 import (
 	"crypto/rand"
+	"slices"
 	"sync"
 	"time"
 
@@ -40,12 +41,12 @@ func (e *Endpoint) unknown(s *shard, r *rxBatch, id wire.ConnID) {
 			e.stats.DropUnknown.Add(1)
 			continue
 		}
-		if v != wire.Version1 {
-			e.negotiate(s, b, r, v, dst, src)
+		if !slices.Contains(cfg.versions(), v) || !v.Known() {
+			e.negotiate(s, cfg, b, r, v, dst, src)
 			continue
 		}
 		h, err := wire.ParseLong(b)
-		if err != nil || h.Type != wire.PacketInitial {
+		if err != nil || h.Type != wire.PacketInitial || cfg.NoGrease && !wire.HasFixedBit(b[0]) {
 			e.stats.DropUnknown.Add(1)
 			continue
 		}
@@ -64,17 +65,30 @@ func (e *Endpoint) initial(s *shard, cfg *Config, b []byte, h *wire.LongHeader, 
 		e.stats.DropSmallInitial.Add(1)
 		return
 	}
-	tok, valid := e.tokens.open(h.Token, r.remote.Addr(), time.Now())
-	if len(h.Token) > 0 && !valid && tokenLooksOurs(h.Token) {
-		// Section 8.1.2: "the server SHOULD immediately close the connection with an
-		// INVALID_TOKEN error" for a Retry token that is not valid.
-		e.refuse(s, h, r, InvalidToken)
-		return
-	}
 	e.mu.RLock()
 	under := e.handshaking
 	e.mu.RUnlock()
-	if !valid && (cfg.Retry == RetryAlways || cfg.Retry == RetryAuto && under >= cfg.maxHandshakes()/4) {
+	now := time.Now()
+	pressed := e.arrivals.add(now, cfg.RetryAbove)
+	tok, valid := e.tokens.open(h, r.remote.Addr(), now)
+	if !valid && isRetryToken(h.Token) {
+		// Section 8.1.2: "the server SHOULD immediately close the connection with an
+		// INVALID_TOKEN error" for a Retry token that is not valid.
+		e.stats.TokensRefused.Add(1)
+		e.refuse(s, h, r, InvalidToken)
+		return
+	}
+	if valid && e.tokens.spentBefore(&tok) || !valid && len(h.Token) > 0 {
+		// Section 8.1.3: "If the token is invalid, then the server SHOULD proceed as if
+		// the client did not have a validated address, including potentially sending a
+		// Retry packet." Whoever repeats a Retry token is not the client: its
+		// connection has had what there was to have.
+		e.stats.TokensRefused.Add(1)
+		if valid = false; tok.retry {
+			return
+		}
+	}
+	if !valid && (cfg.Retry == RetryAlways || cfg.Retry == RetryAuto && (pressed || under >= cfg.maxHandshakes()/4)) {
 		e.sendRetry(s, h, r)
 		return
 	}
@@ -83,11 +97,24 @@ func (e *Endpoint) initial(s *shard, cfg *Config, b []byte, h *wire.LongHeader, 
 		e.refuse(s, h, r, ConnectionRefused)
 		return
 	}
+	keys := initialKeys(h.Version, h.Dst, true)
+	if !authentic(b, h, keys.rx) {
+		e.stats.DropDecrypt.Add(1)
+		return
+	}
+	if !valid {
+		tok = addressToken{}
+	}
+	e.start(s, cfg, h, r, &tok, keys)
+}
+
+// start begins a server's connection with its first authentic Initial.
+func (e *Endpoint) start(s *shard, cfg *Config, h *wire.LongHeader, r *rxBatch, tok *addressToken, keys spaceKeys) {
 	c := newConn(e, s, cfg, true, h.Version)
 	c.lock()
 	c.ids.initial = h.Src
 	c.ids.peerLimit = 2
-	if valid {
+	if tok.retry {
 		c.setID(tok.originalDst)
 		c.retrySrc, c.retried = h.Dst, true
 	} else {
@@ -95,8 +122,8 @@ func (e *Endpoint) initial(s *shard, cfg *Config, b []byte, h *wire.LongHeader, 
 	}
 	c.path.init(0, r.remote, r.local, r.ifIndex, cfg.initialRTT())
 	c.testECN()
-	c.path.validated = valid
-	c.keys[recovery.Initial] = initialKeys(h.Version, h.Dst, true)
+	c.path.validated = !tok.issued.IsZero()
+	c.keys[recovery.Initial] = keys
 	c.firstDst = h.Dst
 	id, ok := e.newConnID(s, c)
 	if !ok {
@@ -114,19 +141,39 @@ func (e *Endpoint) initial(s *shard, cfg *Config, b []byte, h *wire.LongHeader, 
 		}
 		return
 	}
-	e.addLive(c)
-	c.processBatch(r)
-	if len(c.ids.remote) == 0 && c.state < stateClosing {
-		// Nothing in it was authentic: forget it without a word.
-		c.abandon(&TransportError{Code: ProtocolViolation, Reason: "first packet is not authentic"})
-		e.stats.DropDecrypt.Add(1)
-	} else {
-		e.stats.Started.Add(1)
-		c.dirty = true
-		c.setTimer()
+	if c.path.validated {
+		e.tokens.spend(tok)
 	}
+	e.addLive(c)
+	e.stats.Started.Add(1)
+	c.processBatch(r)
+	c.dirty = true
+	c.setTimer()
 	c.unlock()
 	c.pump()
+}
+
+// initials are buffers for authentic.
+var initials = sync.Pool{New: func() any { return new([]byte) }}
+
+// authentic tells whether an Initial can be opened. It is looked at in a copy, so
+// that a forged one costs no more than that.
+func authentic(b []byte, h *wire.LongHeader, rx *protect.Key) bool {
+	if rx == nil {
+		return false
+	}
+	buf := initials.Get().(*[]byte)
+	defer initials.Put(buf)
+	pkt := append((*buf)[:0], b[:h.Len]...)
+	*buf = pkt
+	pnLen, truncated, ok := rx.UnprotectHeader(pkt, h.PNOffset)
+	if !ok {
+		return false
+	}
+	hdr := h.PNOffset + pnLen
+	pn := wire.DecodePacketNumber(-1, truncated, pnLen)
+	_, err := rx.Open(pkt[hdr:hdr], pkt[hdr:], pkt[:hdr], pn)
+	return err == nil
 }
 
 // sendRetry answers an Initial with a Retry (RFC 9000, Section 8.1.2).
@@ -138,7 +185,7 @@ func (e *Endpoint) sendRetry(s *shard, h *wire.LongHeader, r *rxBatch) {
 		return
 	}
 	scid, _ := wire.MakeConnID(id)
-	token := e.tokens.seal(h.Dst, r.remote.Addr(), time.Now())
+	token := e.tokens.retry(h.Dst, scid, h.Version, r.remote.Addr(), time.Now())
 	b := wire.AppendRetry(make([]byte, 0, 256), h.Version, h.Src, scid, token, first[0])
 	tag := protect.RetryTag(h.Version, h.Dst, b)
 	b = append(b, tag[:]...)
@@ -166,7 +213,7 @@ func (e *Endpoint) refuse(s *shard, h *wire.LongHeader, r *rxBatch, code Transpo
 // negotiate answers a version we do not speak. RFC 9000, Section 6.1: "A server
 // MUST NOT send more than one Version Negotiation packet in response to a
 // single UDP datagram", and only to one large enough to start a connection.
-func (e *Endpoint) negotiate(s *shard, b []byte, r *rxBatch, v wire.Version, dst, src []byte) {
+func (e *Endpoint) negotiate(s *shard, cfg *Config, b []byte, r *rxBatch, v wire.Version, dst, src []byte) {
 	if v == 0 || len(b) < minDatagram {
 		e.stats.DropVersion.Add(1)
 		return
@@ -174,7 +221,7 @@ func (e *Endpoint) negotiate(s *shard, b []byte, r *rxBatch, v wire.Version, dst
 	var random [5]byte
 	_, _ = rand.Read(random[:])
 	grease := wire.ReservedVersion(uint32(random[1])<<24 | uint32(random[2])<<16 | uint32(random[3])<<8 | uint32(random[4]))
-	out := wire.AppendVersionNegotiation(make([]byte, 0, 64), src, dst, []wire.Version{wire.Version1, grease}, random[0])
+	out := wire.AppendVersionNegotiation(make([]byte, 0, 64), src, dst, append(slices.Clone(cfg.versions()), grease), random[0])
 	e.stats.VersionNegotiations.Add(1)
 	e.reply(s, r, out)
 }
@@ -245,4 +292,27 @@ func (l *rateLimit) allow(now time.Time, n int) bool {
 	}
 	l.count++
 	return l.count <= n
+}
+
+// arrivalRate tells whether first packets arrive faster than n a second. It
+// counts by seconds, and the last one in part, so that it does not forget at
+// each turn.
+type arrivalRate struct {
+	mu          sync.Mutex
+	start       time.Time
+	count, last int
+}
+
+func (a *arrivalRate) add(now time.Time, n int) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch d := now.Sub(a.start); {
+	case d >= 2*time.Second || d < 0:
+		a.start, a.count, a.last = now, 0, 0
+	case d >= time.Second:
+		a.start, a.last, a.count = a.start.Add(time.Second), a.count, 0
+	}
+	a.count++
+	left := 1 - now.Sub(a.start).Seconds()
+	return n > 0 && float64(a.count)+left*float64(a.last) > float64(n)
 }

@@ -128,9 +128,14 @@ func (k *appKeys) zero() {
 }
 
 func initialKeys(v wire.Version, dst wire.ConnID, server bool) spaceKeys {
+	rx, tx := initialPair(v, dst, server)
+	return spaceKeys{rx: rx, tx: tx}
+}
+
+func initialPair(v wire.Version, dst wire.ConnID, server bool) (rx, tx *protect.Key) {
 	client, srv := protect.InitialKeys(v, dst.Append(nil))
 	if server {
-		return spaceKeys{rx: client, tx: srv}
+		return client, srv
 	}
-	return spaceKeys{rx: srv, tx: client}
+	return srv, client
 }

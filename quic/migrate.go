@@ -107,6 +107,8 @@ func (c *Conn) onPathResponse(data [8]byte) {
 		c.log.Info("peer address changed", "from", c.prev.remote, "to", p.remote)
 	}
 	c.prev = nil
+	// RFC 9000, Section 8.1.3: a token for the address that the client has now.
+	c.tokenDue = c.server && c.cfg.Retry != RetryNever
 	c.raiseMTU()
 	c.ep.onPathValidated(c)
 }

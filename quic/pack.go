@@ -105,6 +105,7 @@ func (c *Conn) buildLong(b []byte, space recovery.Space, pad bool) []byte {
 	pnLen := wire.PacketNumberLen(pn, c.loss.LargestAcked(space))
 	start := len(b)
 	b, lengthAt := wire.AppendLong(b, typ, c.version, c.dst(), c.ids.local[0].id, token, pn, pnLen)
+	c.greaseBit(&b[start])
 	hdr := len(b)
 	room := cap(b) - hdr - protect.TagLen
 	if room < 8 {
@@ -212,6 +213,7 @@ func (c *Conn) sealSmall(b []byte, level Level, frames []byte) []byte {
 		b, lengthAt = wire.AppendLong(b, wire.PacketInitial, c.version, c.dst(), c.ids.local[0].id, c.token, pn, pnLen)
 		frames = slices.Clip(frames)
 	}
+	c.greaseBit(&b[start])
 	hdr := len(b)
 	b = append(b, frames...)
 	if level == LevelInitial && !c.server {
@@ -233,6 +235,7 @@ func (c *Conn) buildShort(b *outBatch, slot []byte, mode int) int {
 	pn := c.loss.NextPN(recovery.AppData)
 	pnLen := wire.PacketNumberLen(pn, c.loss.LargestAcked(recovery.AppData))
 	hdr := wire.AppendShort(slot, c.dst(), pn, pnLen, c.app.phase, false)
+	c.greaseBit(&hdr[0])
 	room := cap(slot) - len(hdr) - protect.TagLen
 	pkt := recovery.SentPacket{PN: pn, Path: c.path.id}
 

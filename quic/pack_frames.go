@@ -25,6 +25,7 @@ const (
 	recDataBlocked               // Off
 	recStreamBlocked             // ID, Off
 	recStreamsBlocked            // ID: kind
+	recNewToken                  //
 )
 
 // maxFrameLen is room enough for any control frame here.
@@ -33,7 +34,7 @@ const maxFrameLen = 64
 // wantsApp tells whether 1-RTT packets other than ACKs are due.
 func (c *Conn) wantsApp() bool {
 	t := &c.streams
-	return len(t.sendQueue) > 0 || len(t.ctrlQueue) > 0 || c.flow.needMax || c.hsDone || c.ping || len(c.ids.retire) > 0 ||
+	return len(t.sendQueue) > 0 || len(t.ctrlQueue) > 0 || c.flow.needMax || c.hsDone || c.tokenDue && c.path.validated || c.ping || len(c.ids.retire) > 0 ||
 		t.needMax[0] || t.needMax[1] || c.crypto[recovery.AppData].wants()
 }
 
@@ -48,6 +49,11 @@ func (c *Conn) appendControl(b []byte, room int, pkt *recovery.SentPacket) []byt
 		b = wire.AppendHandshakeDone(b)
 		c.hsDone = false
 		add(recovery.Record{Kind: recHandshakeDone})
+	}
+	if c.tokenDue && c.path.validated && room-len(b) >= 2*maxFrameLen {
+		b = wire.AppendNewToken(b, c.ep.tokens.next(c.version, c.path.remote.Addr(), c.now()))
+		c.tokenDue = false
+		add(recovery.Record{Kind: recNewToken})
 	}
 	if c.ping && fits() {
 		b = wire.AppendPing(b)

@@ -87,7 +87,11 @@ func (c *Conn) processDatagram(b []byte, src *packetSource) {
 	for whole := b; len(b) > 0 && c.state < stateClosing; first = false {
 		// RFC 9000, Section 17.2: "Packets containing a zero value for this bit are
 		// not valid packets in this version and MUST be discarded."
-		if !wire.HasFixedBit(b[0]) && !isVersionNegotiation(b) {
+		//
+		// RFC 9287, Section 3: "An endpoint that advertises the grease_quic_bit
+		// transport parameter MUST accept packets with the QUIC Bit set to a value of
+		// 0."
+		if c.cfg.NoGrease && !wire.HasFixedBit(b[0]) && !isVersionNegotiation(b) {
 			c.ep.stats.DropHeader.Add(1)
 			break
 		}
@@ -161,10 +165,6 @@ func (c *Conn) processLong(b []byte, h *wire.LongHeader, src *packetSource, data
 		c.ep.stats.Drop0RTT.Add(1)
 		return false
 	}
-	if h.Version != c.version {
-		c.ep.stats.DropVersion.Add(1)
-		return false
-	}
 	if !c.server && len(h.Token) > 0 {
 		// RFC 9000, Section 17.2.2: "Initial packets sent by the server MUST set the
 		// Token Length field to 0; clients that receive an Initial packet with a
@@ -183,24 +183,31 @@ func (c *Conn) processLong(b []byte, h *wire.LongHeader, src *packetSource, data
 		c.ep.stats.DropSmallInitial.Add(1)
 		return false
 	}
-	k := &c.keys[space]
-	if k.rx == nil {
-		if !k.dropped {
+	rx, other, ok := c.longKey(h, space)
+	if !ok {
+		c.ep.stats.DropVersion.Add(1)
+		return false
+	}
+	if rx == nil {
+		if !c.keys[space].dropped {
 			c.keepEarly(b, src)
 		}
 		return false
 	}
-	pnLen, truncated, ok := k.rx.UnprotectHeader(b, h.PNOffset)
+	pnLen, truncated, ok := rx.UnprotectHeader(b, h.PNOffset)
 	if !ok {
 		c.ep.stats.DropHeader.Add(1)
 		return false
 	}
 	pn := wire.DecodePacketNumber(c.largest(space), truncated, pnLen)
 	hdr := h.PNOffset + pnLen
-	payload, err := k.rx.Open(b[hdr:hdr], b[hdr:], b[:hdr], pn)
+	payload, err := rx.Open(b[hdr:hdr], b[hdr:], b[:hdr], pn)
 	if err != nil {
 		c.ep.stats.DropDecrypt.Add(1)
 		return false
+	}
+	if other {
+		c.takeVersion(h.Version)
 	}
 	if c.recv[space].Duplicate(pn) {
 		c.ep.stats.DropDuplicate.Add(1)

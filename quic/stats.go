@@ -7,7 +7,7 @@ import (
 
 // endpointStats are counters of an Endpoint. They only grow.
 type endpointStats struct {
-	Started, Handshakes, HandshakesFailed, Refused, Retries, VersionNegotiations, ResetsSent, PathsValidated atomic.Int64
+	Started, Handshakes, HandshakesFailed, Refused, Retries, VersionNegotiations, ResetsSent, PathsValidated, TokensRefused atomic.Int64
 
 	DropHeader, DropDecrypt, DropDuplicate, DropNoKeys, DropUnknown, DropVersion, DropSmallInitial, Drop0RTT, DropBudget, DropBusy atomic.Int64
 
@@ -30,6 +30,7 @@ type counters struct {
 type Stats struct {
 	Connections, Handshaking                                                             int
 	Started, Handshakes, HandshakesFailed, Refused, Retries, VersionNegotiations, Resets int64
+	TokensRefused                                                                        int64 // of Retry or NEW_TOKEN: forged, late, used before, from elsewhere
 	Drops                                                                                map[string]int64
 	SendErrors, RecvErrors                                                               int64
 	CopiedBytes                                                                          int64 // stream bytes copied in user space
@@ -93,7 +94,8 @@ func (e *Endpoint) Stats() Stats {
 	s := Stats{
 		Started: t.Started.Load(), Handshakes: t.Handshakes.Load(), HandshakesFailed: t.HandshakesFailed.Load(), Refused: t.Refused.Load(),
 		Retries: t.Retries.Load(), VersionNegotiations: t.VersionNegotiations.Load(), Resets: t.ResetsSent.Load(),
-		SendErrors: t.SendErrors.Load(), RecvErrors: t.RecvErrors.Load(), CopiedBytes: t.CopiedBytes.Load(), HeldBytes: e.held.Load(),
+		TokensRefused: t.TokensRefused.Load(),
+		SendErrors:    t.SendErrors.Load(), RecvErrors: t.RecvErrors.Load(), CopiedBytes: t.CopiedBytes.Load(), HeldBytes: e.held.Load(),
 		Drops: map[string]int64{
 			"header": t.DropHeader.Load(), "decrypt": t.DropDecrypt.Load(), "duplicate": t.DropDuplicate.Load(), "no-keys": t.DropNoKeys.Load(),
 			"unknown": t.DropUnknown.Load(), "version": t.DropVersion.Load(), "small-initial": t.DropSmallInitial.Load(), "0rtt": t.Drop0RTT.Load(),

@@ -24,11 +24,13 @@ import (
 // acknowledgment, no retransmission, unless the test says so.
 type testConn struct {
 	testing.TB
-	server bool // the Conn under test is the server
-	wire   *scriptWire
-	ep     *Endpoint
-	conn   *Conn
-	dialed chan error // client: what Dial returned
+	server    bool                          // the Conn under test is the server
+	version   wire.Version                  // of the peer's packets
+	initialRx map[wire.Version]*protect.Key // open the Conn's Initials
+	wire      *scriptWire
+	ep        *Endpoint
+	conn      *Conn
+	dialed    chan error // client: what Dial returned
 
 	remote  netip.AddrPort // where the peer sends from
 	odcid   wire.ConnID    // the client's first Destination Connection ID
@@ -70,6 +72,7 @@ type testSpace struct {
 // A packet is one packet from the Conn, opened and taken apart.
 type packet struct {
 	typ      wire.PacketType
+	version  wire.Version // of a long header
 	dst, src wire.ConnID
 	token    []byte
 	pn       uint64
@@ -190,7 +193,7 @@ func newTestClient(t testing.TB, cfg *Config, opts ...EndpointOption) *testConn 
 }
 
 func newTestConn(t testing.TB, server bool) *testConn {
-	tc := &testConn{TB: t, server: server}
+	tc := &testConn{TB: t, server: server, version: wire.Version1}
 	for i := range tc.spaces {
 		tc.spaces[i].largest = -1
 		tc.spaces[i].in.limit = 1 << 20
@@ -219,12 +222,20 @@ func (tc *testConn) initialKeys() {
 	if tc.server {
 		dst = tc.dst
 	}
-	client, server := protect.InitialKeys(wire.Version1, dst.Append(nil))
 	s := &tc.spaces[recovery.Initial]
-	if tc.server {
-		s.tx, s.rx = client, server
-	} else {
-		s.tx, s.rx = server, client
+	if tc.version == 0 {
+		tc.version = wire.Version1
+	}
+	tc.initialRx = make(map[wire.Version]*protect.Key)
+	for _, v := range defaultVersions {
+		tx, rx := protect.InitialKeys(v, dst.Append(nil))
+		if !tc.server {
+			tx, rx = rx, tx
+		}
+		tc.initialRx[v] = rx
+		if v == tc.version {
+			s.tx, s.rx = tx, rx
+		}
 	}
 }
 
@@ -288,7 +299,7 @@ func (tc *testConn) openPacket(b []byte, p *packet) int {
 		if err != nil {
 			tc.Fatalf("the Conn sent %x: %v", b[:min(len(b), 32)], err)
 		}
-		p.typ, p.dst, p.src, p.token = h.Type, h.Dst, h.Src, bytes.Clone(h.Token)
+		p.typ, p.dst, p.src, p.token, p.version = h.Type, h.Dst, h.Src, bytes.Clone(h.Token), h.Version
 		length, pnAt = h.Len, h.PNOffset
 		switch h.Type {
 		case wire.PacketInitial:
@@ -302,6 +313,9 @@ func (tc *testConn) openPacket(b []byte, p *packet) int {
 	p.length = length
 	s := &tc.spaces[space]
 	key := s.rx
+	if space == recovery.Initial {
+		key = tc.initialRx[p.version]
+	}
 	b = b[:length]
 	if key == nil || len(b) < pnAt+20 {
 		return length
@@ -378,6 +392,8 @@ func parseFrame(t testing.TB, b []byte) (f frame) {
 		var sf wire.StreamFrame
 		sf, f.n = wire.ConsumeStream(b)
 		f.typ, f.id, f.off, f.data, f.fin = wire.FrameStream, sf.ID, sf.Off, sf.Data, sf.Fin
+	case typ == wire.FrameNewToken:
+		f.data, f.n = wire.ConsumeNewToken(b)
 	case typ == wire.FrameMaxData:
 		f.max, f.n = wire.ConsumeMaxData(b)
 	case typ == wire.FrameMaxStreamData:
@@ -536,7 +552,7 @@ func (tc *testConn) sealPN(t wire.PacketType, pn uint64, payload []byte, edit fu
 	if t == wire.Packet1RTT {
 		b = wire.AppendShort(nil, tc.dst, pn, pnLen, tc.txPhase, false)
 	} else {
-		b, lengthAt = wire.AppendLong(nil, t, wire.Version1, tc.dst, tc.peerID, tc.token, pn, pnLen)
+		b, lengthAt = wire.AppendLong(nil, t, tc.version, tc.dst, tc.peerID, tc.token, pn, pnLen)
 		wire.SetLength(b, lengthAt, pnLen+len(payload)+protect.TagLen)
 	}
 	if edit != nil {
@@ -628,7 +644,7 @@ func (tc *testConn) tlsEvents() {
 			if levelFromTLS(e.Level) == LevelEarly {
 				continue
 			}
-			k, err := protect.NewKey(wire.Version1, e.Suite, e.Data)
+			k, err := protect.NewKey(tc.version, e.Suite, e.Data)
 			if err != nil {
 				tc.Fatal(err)
 			}

@@ -2,12 +2,9 @@ package smb
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"net"
-	"slices"
 	"testing"
-	"testing/synctest"
 	"time"
 )
 
@@ -102,64 +99,5 @@ func TestBackendsCancelled(t *testing.T) {
 	}
 	if s := b.State()[0]; s.Failures != 0 {
 		t.Errorf("%+v", s)
-	}
-}
-
-// A key keeps its backend, all get some, and one that goes moves only its own.
-func TestBackendsSticky(t *testing.T) {
-	addrs := []string{"10.0.0.1:445", "10.0.0.2:445", "10.0.0.3:445"}
-	b, err := NewBackends(BackendsConfig{Addrs: addrs, Policy: Sticky})
-	if err != nil {
-		t.Fatal(err)
-	}
-	now := time.Now()
-	count := map[string]int{}
-	before := map[string]string{}
-	for i := range 3000 {
-		key := fmt.Sprintf("client-%d", i)
-		before[key] = b.order(key, now)[0]
-		count[before[key]]++
-	}
-	for _, a := range addrs {
-		if count[a] < 800 || count[a] > 1200 {
-			t.Errorf("%s has %d of 3000", a, count[a])
-		}
-	}
-	b.mark(addrs[1], fmt.Errorf("gone"), now)
-	for key, was := range before {
-		if got := b.order(key, now)[0]; got == addrs[1] || was != addrs[1] && got != was {
-			t.Fatalf("%s moved from %s to %s", key, was, got)
-		}
-	}
-}
-
-func TestBackendsCooldown(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b, err := NewBackends(BackendsConfig{Addrs: []string{"a:1", "b:1"}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, want := range []time.Duration{10, 20, 40, 80, 80} {
-			b.mark("a:1", fmt.Errorf("refused"), time.Now())
-			if got := b.order("", time.Now()); !slices.Equal(got, []string{"b:1", "a:1"}) {
-				t.Errorf("order %q", got)
-			}
-			time.Sleep(want * time.Second)
-			if got := b.order("", time.Now()); got[0] != "a:1" {
-				t.Errorf("after %d s: order %q", want, got)
-			}
-		}
-		b.mark("a:1", nil, time.Now())
-		if s := b.State()[0]; !s.Up || s.Failures != 0 || s.LastError != "" || s.Dials != 6 || s.Failed != 5 {
-			t.Errorf("%+v", s)
-		}
-	})
-}
-
-func TestBackendsConfig(t *testing.T) {
-	for _, addrs := range [][]string{nil, {"host"}, {":445"}, {"host:"}, {"a:1", "a:1"}} {
-		if _, err := NewBackends(BackendsConfig{Addrs: addrs}); err == nil {
-			t.Errorf("%q was accepted", addrs)
-		}
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/quic-fsgw/quic-fsgw/internal/tcpio"
 )
 
 // past is a deadline that has passed: it interrupts what waits on a connection.
@@ -112,7 +114,7 @@ func (w *inspectingWriter) WriteBuffers(bufs *net.Buffers) (int64, error) {
 
 func (w *inspectingWriter) writev(bufs *net.Buffers) (int64, error) {
 	w.flow.begin(waitSink)
-	k, err := bufs.WriteTo(w.conn)
+	k, err := tcpio.WriteBuffers(w.conn, bufs)
 	w.flow.bytes.Add(k)
 	if err != nil {
 		w.failed = err

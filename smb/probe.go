@@ -9,6 +9,8 @@ import (
 	"io"
 	"net"
 	"time"
+
+	"github.com/quic-fsgw/quic-fsgw/backend"
 )
 
 // ProbeConfig says how far a probe goes.
@@ -166,11 +168,15 @@ var ErrTransportSecurity = errors.New("smb: the server accepts transport-level s
 // CheckBackend probes the backend at addr and also makes the offer that no
 // server may accept on TCP.
 func (b *Backends) CheckBackend(ctx context.Context, addr string, cfg ProbeConfig) (ProbeResult, error) {
-	if b.index(addr) < 0 {
+	if !b.Has(addr) {
 		return ProbeResult{}, fmt.Errorf("smb: %q is not one of the backends", addr)
 	}
 	cfg.OfferTransportSecurity = true
-	res, err := Probe(ctx, func(ctx context.Context) (net.Conn, error) { return b.dial(ctx, addr) }, cfg)
+	var header []byte
+	if b.cfg.Proxy {
+		header = backend.AppendProxyLocal(nil)
+	}
+	res, err := Probe(ctx, func(ctx context.Context) (net.Conn, error) { return b.dial(ctx, addr, header) }, cfg)
 	if err == nil && res.Response.TransportSecurity {
 		err = ErrTransportSecurity
 	}

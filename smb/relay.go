@@ -38,6 +38,8 @@ type Options struct {
 	HalfCloseTimeout time.Duration // a backend gets it to answer what a client asked before it ended its side, from the last answered byte: default 30 s
 	IdleTimeout      time.Duration // a session without a byte ends after it; 0: never, since clients hold files open for days. The transports find peers that are gone
 
+	ProxyHeader []byte // sent to a backend before anything else; nil: nothing
+
 	// CleanClose tells of an error of the stream whether it is the client's way to
 	// end a session: Samba's closes its QUIC connection without an error instead
 	// of ending the stream. Between messages that is ReasonClientClosed, otherwise,
@@ -90,10 +92,10 @@ type Relay struct {
 // is the caller's, which knows the code from the Result.
 func (r *Relay) Serve(ctx context.Context, stream net.Conn, key string) Result {
 	s := newSession(stream, r.Options)
-	return s.serve(ctx, func(ctx context.Context, answer func(context.Context, net.Conn) error) (net.Conn, string, error) {
+	res := s.serve(ctx, func(ctx context.Context, answer func(context.Context, net.Conn) error) (net.Conn, string, error) {
 		var conn net.Conn
-		addr, err := r.Backends.each(ctx, key, func(ctx context.Context, addr string) (err error) {
-			if conn, err = r.Backends.dial(ctx, addr); err != nil {
+		addr, err := r.Backends.Each(ctx, key, func(ctx context.Context, addr string) (err error) {
+			if conn, err = r.Backends.dial(ctx, addr, r.Options.ProxyHeader); err != nil {
 				return err
 			}
 			if err = answer(ctx, conn); err != nil {
@@ -101,8 +103,15 @@ func (r *Relay) Serve(ctx context.Context, stream net.Conn, key string) Result {
 			}
 			return err
 		})
-		return conn, addr, err
+		if err != nil {
+			return nil, "", fmt.Errorf("smb: %w", err)
+		}
+		return conn, addr, nil
 	})
+	if res.Backend != "" {
+		r.Backends.Touch(key, res.Backend, time.Now())
+	}
+	return res
 }
 
 // Serve is Relay.Serve with a backend that is connected already. It owns both.

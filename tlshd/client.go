@@ -24,19 +24,25 @@ const (
 // ClientOptions configures a Client.
 type ClientOptions struct {
 	Logger *slog.Logger // nil: no log
+	// Changed is called when the helper's CAs or revocation lists may be others
+	// than before: chains of live connections have to pass Verify again. It must
+	// not block. nil: nobody wants to know.
+	Changed func()
 }
 
 // Client is the packet process' end of the socket: it asks a helper for
 // handshakes, any number at a time. It outlives the helper. While none is
 // attached, new handshakes wait for one until their timeout.
 type Client struct {
-	log *slog.Logger
+	log     *slog.Logger
+	changed func()
 
 	// mu guards everything below and the fields of every Handshake. Sinks are
 	// never called with it held.
 	mu         sync.Mutex
 	closed     bool
 	next       uint64
+	epoch      uint64      // see Epoch
 	conn       *clientConn // nil: no helper
 	detached   chan struct{}
 	handshakes map[uint64]*Handshake
@@ -64,6 +70,8 @@ type clientConn struct {
 	wake chan struct{} // the queue is not empty; capacity 1
 	gone chan struct{} // closed when lost
 	caps *time.Timer   // the helper has to say what it is
+
+	generation uint64 // of its trust, as far as it has said; guarded by Client.mu
 }
 
 // outgoing is a message in the queue.
@@ -81,7 +89,10 @@ func NewClient(o ClientOptions) *Client {
 	}
 	detached := make(chan struct{})
 	close(detached)
-	return &Client{log: o.Logger, handshakes: map[uint64]*Handshake{}, waiters: map[uint64]chan message{}, detached: detached}
+	if o.Changed == nil {
+		o.Changed = func() {}
+	}
+	return &Client{log: o.Logger, changed: o.Changed, handshakes: map[uint64]*Handshake{}, waiters: map[uint64]chan message{}, detached: detached}
 }
 
 // Attach makes conn, from Process.Connect, RecvConn or Dial, the way to the
@@ -109,6 +120,8 @@ func (c *Client) Attach(conn *net.UnixConn) error {
 		return ErrClosed
 	}
 	c.conn, c.detached = cc, cc.gone
+	c.epoch++
+	first := c.stats.Attached == 0
 	c.stats.Attached++
 	cc.caps = time.AfterFunc(capsTimeout, func() {
 		c.lost(cc, fmt.Errorf("no CAPS within %v", capsTimeout))
@@ -117,6 +130,9 @@ func (c *Client) Attach(conn *net.UnixConn) error {
 	c.mu.Unlock()
 	go c.writer(cc)
 	go c.reader(cc)
+	if !first {
+		c.changed() // another helper may have read other files
+	}
 	return nil
 }
 
@@ -206,16 +222,35 @@ func (c *Client) Stats() ClientStats {
 // ServerStats asks the helper for its counters.
 func (c *Client) ServerStats(ctx context.Context) (ServerStats, error) {
 	var st ServerStats
+	m, err := c.ask(ctx, msgStats, nil)
+	if err != nil {
+		return st, err
+	}
+	as, err := parseAttributes(m.typ, m.body)
+	if err != nil {
+		return st, err
+	}
+	if err := json.Unmarshal(as.bytes(attrJSON), &st); err != nil {
+		return st, fmt.Errorf("tlshd: counters: %w", err)
+	}
+	return st, nil
+}
+
+// ask sends a question that is no handshake and waits for the answer.
+func (c *Client) ask(ctx context.Context, typ msgType, b []byte) (message, error) {
 	reply := make(chan message, 1)
 	c.mu.Lock()
 	if c.closed || c.conn == nil {
 		c.mu.Unlock()
-		return st, ErrHelperGone
+		return message{}, ErrHelperGone
 	}
 	c.next++
 	id, gone := c.next, c.conn.gone
+	if !c.enqueueLocked(outgoing{typ: typ, request: id, body: b}) {
+		c.mu.Unlock()
+		return message{}, overload("bytes queued for the helper")
+	}
 	c.waiters[id] = reply
-	c.enqueueLocked(outgoing{typ: msgStats, request: id})
 	c.mu.Unlock()
 	defer func() {
 		c.mu.Lock()
@@ -224,18 +259,14 @@ func (c *Client) ServerStats(ctx context.Context) (ServerStats, error) {
 	}()
 	select {
 	case m := <-reply:
-		as, err := parseAttributes(m.typ, m.body)
-		if err != nil {
-			return st, err
+		if m.typ != typ {
+			return m, protocolError("%v is answered with %v", typ, m.typ)
 		}
-		if err := json.Unmarshal(as.bytes(attrJSON), &st); err != nil {
-			return st, fmt.Errorf("tlshd: counters: %w", err)
-		}
-		return st, nil
+		return m, nil
 	case <-gone:
-		return st, ErrHelperGone
+		return message{}, ErrHelperGone
 	case <-ctx.Done():
-		return st, ctx.Err()
+		return message{}, ctx.Err()
 	}
 }
 
@@ -366,7 +397,9 @@ func (c *Client) receive(cc *clientConn, m message) error {
 			cc.caps.Stop()
 		}
 		return err
-	case msgStats:
+	case msgChanged:
+		return c.receiveChanged(cc, m)
+	case msgStats, msgVerify:
 		m.body = append([]byte(nil), m.body...)
 		c.mu.Lock()
 		w := c.waiters[m.request]

@@ -380,6 +380,7 @@ func (h *Handshake) receiveDone(as attributes) *Error {
 		Version: as.u16(attrTLSVersion), Suite: as.u16(attrSuite), Group: as.u16(attrGroup),
 		ServerName: as.str(attrPeerName), ALPN: as.str(attrALPN), Auth: AuthMode(as.u8(attrAuthMode)),
 		Resumed: as.u8(attrResumed) == 1, Exporter: clone(as.bytes(attrExporter)),
+		Epoch: h.c.epochLocked(as.u64(attrGeneration)),
 	}
 	for _, der := range as.all(attrRemoteAuth) {
 		st.Chain = append(st.Chain, clone(der))

@@ -11,19 +11,45 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// isolationLevels counts the steps from most to least isolation that a start is
-// tried with: a container may not let even root make a network namespace.
-const isolationLevels = 1
+// isolationLevels is the most isolation that a start is tried with, then less:
+// a container may not let even root make a network namespace or change users.
+const isolationLevels = isolateUser | isolateNetwork
+
+// The bits of an isolation level.
+const (
+	isolateNetwork = 1 << iota
+	isolateUser
+)
 
 // sysProcAttr puts the helper into a process group of its own, so that a
 // terminal's Ctrl-C is the supervisor's to handle, makes it die with the
-// supervisor, and, for root, takes the network away from it.
-func sysProcAttr(level int) *syscall.SysProcAttr {
+// supervisor, and, for root, takes the network and, where no user is configured,
+// root away from it.
+func sysProcAttr(level int, cfg *Config) *syscall.SysProcAttr {
 	a := &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	if level > 0 && os.Geteuid() == 0 {
+	if os.Geteuid() != 0 {
+		return a
+	}
+	if level&isolateNetwork != 0 {
 		a.Cloneflags = syscall.CLONE_NEWNET
 	}
+	if level&isolateUser != 0 && cfg.User == "" && cfg.Group == "" {
+		helperCredential(a)
+	}
 	return a
+}
+
+// restrictHelperThread makes the calling thread, and so the helper that it
+// starts, unable to change any file. It may read all that its user may: the next
+// reload can name files anywhere.
+func restrictHelperThread() error { return FileRules{ReadAll: true}.RestrictThread() }
+
+// unlimitLocking lets a helper that is not root keep its memory out of swap.
+func unlimitLocking(pid int) {
+	if os.Geteuid() == 0 {
+		inf := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
+		_ = unix.Prlimit(pid, unix.RLIMIT_MEMLOCK, &inf, nil) // harden reports whether it holds
+	}
 }
 
 // noNewPrivsThread applies to the calling thread and what it starts.
@@ -56,9 +82,31 @@ func harden(cfg Config, spawned bool) ([]string, error) {
 	if spawned {
 		did("seccomp", restrictSyscalls(forbiddenSpawned))
 	} else {
-		did("seccomp", restrictSyscalls(forbidden))
+		did("landlock", FileRules{ReadAll: true}.restrictProcess())
+		did("seccomp", restrictSyscalls(forbiddenHelper))
 	}
 	return steps, nil
+}
+
+// HardenPacketProcess takes from the process on the network what it does not
+// need: it can start no program or process, listen nowhere new, trace nobody and
+// leave no core dump with its traffic secrets. Whoever started it has chosen its
+// user and its FileRules. The names of what is in force are returned.
+func HardenPacketProcess() []string {
+	var steps []string
+	did := func(name string, err error) {
+		if err == nil {
+			steps = append(steps, name)
+		}
+	}
+	if os.Geteuid() != 0 {
+		steps = append(steps, "unprivileged")
+	}
+	did("no-core", unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}))
+	did("no-dump", unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0))
+	did("no-new-privs", noNewPrivs())
+	did("seccomp", restrictSyscalls(forbiddenPacket))
+	return steps
 }
 
 // Harden is for a helper that runs as a service of its own: it drops root to

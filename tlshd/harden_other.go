@@ -4,14 +4,21 @@ package tlshd
 
 import (
 	"errors"
+	"os"
 	"syscall"
 )
 
 const isolationLevels = 0
 
-func sysProcAttr(int) *syscall.SysProcAttr { return nil }
+func sysProcAttr(int, *Config) *syscall.SysProcAttr { return nil }
 
 func noNewPrivsThread() {}
+
+func restrictHelperThread() error { return errors.ErrUnsupported }
+
+func unlimitLocking(int) {}
+
+func ownExecutable() (string, error) { return os.Executable() }
 
 // harden does what exists everywhere, which is nothing; asking for another user
 // is then an error rather than ignored.

@@ -6,10 +6,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"os/user"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -422,5 +425,109 @@ func TestPeerUser(t *testing.T) {
 	}
 	if err := checkPeer(a, []int{os.Geteuid()}); err != nil {
 		t.Error(err)
+	}
+}
+
+// A helper that root starts without naming a user is never root: it begins as
+// its own, reads files that are root's alone, also after a reload, and writes
+// nowhere.
+func TestHelperIsNeverRoot(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Log("not root: the helper is whoever we are")
+	}
+	s := newSite(t)
+	for _, dir := range []string{s.dir, filepath.Dir(s.dir)} {
+		if err := os.Chmod(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(s.cfg.Certificates[0].Key, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p, c, log := startHelper(t, s.cfg)
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.Pid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if os.Geteuid() == 0 {
+		uid, gid := Account(helperAccount, helperNumber)
+		if uid == 0 || gid == 0 {
+			t.Fatalf("account %d, group %d", uid, gid)
+		}
+		dacReadSearch := fmt.Sprintf("%016x", 1<<unix.CAP_DAC_READ_SEARCH)
+		for _, w := range []string{
+			"Uid:" + strings.Repeat(fmt.Sprintf("\t%d", uid), 4), "Gid:" + strings.Repeat(fmt.Sprintf("\t%d", gid), 4), fmt.Sprintf("Groups:\t%d ", gid),
+			"CapEff:\t" + dacReadSearch, "CapPrm:\t" + dacReadSearch,
+		} {
+			if !strings.Contains(string(status), w+"\n") {
+				t.Errorf("no %q in\n%s", w, status)
+			}
+		}
+		if !slices.Contains(p.Hardening(), "unprivileged") {
+			t.Errorf("in force: %q", p.Hardening())
+		}
+	}
+	if landlockVersion() > 0 && !slices.Contains(p.Hardening(), "landlock") {
+		t.Errorf("in force: %q", p.Hardening())
+	}
+	shake(t, viaHelper(c, serverRequest(nil)), viaHelper(c, clientRequest("files.example.com", "smb"))).ok()
+	if err := p.Reload(testContext(t), s.cfg); err != nil {
+		t.Errorf("%v\n%s", err, log)
+	}
+}
+
+// What Landlock takes away is gone for the thread that asked, and for nobody else.
+func TestFileRules(t *testing.T) {
+	if landlockVersion() == 0 {
+		if err := (FileRules{}).RestrictThread(); !errors.Is(err, errors.ErrUnsupported) {
+			t.Errorf("a kernel without landlock: %v", err)
+		}
+		return
+	}
+	dir := t.TempDir()
+	for _, d := range []string{"readable", "writable", "neither"} {
+		if err := os.Mkdir(filepath.Join(dir, d), 0o777); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, d, "f"), []byte("x"), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	try := func() map[string]bool {
+		out := map[string]bool{}
+		for _, d := range []string{"readable", "writable", "neither"} {
+			_, err := os.ReadFile(filepath.Join(dir, d, "f"))
+			out["read "+d] = err == nil
+			out["write "+d] = os.WriteFile(filepath.Join(dir, d, "g"), nil, 0o666) == nil
+			out["remove "+d] = os.Remove(filepath.Join(dir, d, "g")) == nil
+		}
+		return out
+	}
+	// The goroutine ends locked, and takes its thread along.
+	restricted := make(chan map[string]bool)
+	failed := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		if err := (FileRules{Read: []string{filepath.Join(dir, "readable"), "/none"}, Write: []string{filepath.Join(dir, "writable")}}).RestrictThread(); err != nil {
+			failed <- err
+			return
+		}
+		restricted <- try()
+	}()
+	select {
+	case err := <-failed:
+		t.Fatal(err)
+	case got := <-restricted:
+		want := map[string]bool{"read readable": true, "write readable": false, "remove readable": false,
+			"read writable": true, "write writable": true, "remove writable": true,
+			"read neither": false, "write neither": false, "remove neither": false}
+		if !maps.Equal(got, want) {
+			t.Errorf("got %v\nwant %v", got, want)
+		}
+	}
+	for what, ok := range try() {
+		if !ok {
+			t.Errorf("another thread may not %s", what)
+		}
 	}
 }

@@ -48,11 +48,13 @@ const (
 	msgReload    msgType = 12 // supervisor: new configuration; helper: its answer
 	msgStats     msgType = 13 // counters
 	msgAttach    msgType = 14 // supervisor: a descriptor, the end of a new packet process; helper: its answer
-	numMsgTypes          = 15
+	msgChanged   msgType = 15 // helper: trust is another than before
+	msgVerify    msgType = 16 // judge a chain again; helper: its answer
+	numMsgTypes          = 17
 )
 
 var msgNames = [numMsgTypes]string{"", "HELLO", "CAPS", "START", "CRYPTO_IN", "CRYPTO_OUT", "SECRET", "PEER_TP",
-	"LOCAL_TP", "TICKET", "DONE", "CANCEL", "RELOAD", "STATS", "ATTACH"}
+	"LOCAL_TP", "TICKET", "DONE", "CANCEL", "RELOAD", "STATS", "ATTACH", "CHANGED", "VERIFY"}
 
 func (t msgType) String() string {
 	if t > 0 && t < numMsgTypes {
@@ -96,6 +98,7 @@ const (
 	attrExporter     attr = 30
 	attrGroup        attr = 31
 	attrJSON         attr = 32
+	attrGeneration   attr = 33
 
 	// attrOptional and above may be ignored by a receiver that does not know
 	// them, in any message.
@@ -143,11 +146,15 @@ var grammar = [numMsgTypes][]rule{
 		{attr: attrSuite, min: 2, max: 2}, {attr: attrGroup, min: 2, max: 2}, {attr: attrPeerName, max: maxLabel},
 		{attr: attrALPN, max: 255}, {attr: attrAuthMode, min: 1, max: 1},
 		{attr: attrRemoteAuth, min: 1, max: maxCertLen, many: maxChainLen}, {attr: attrResumed, min: 1, max: 1},
-		{attr: attrExporter, min: 32, max: 32}},
-	msgCancel: {},
-	msgReload: {{attr: attrJSON, max: maxMessage}, {attr: attrStatus, min: 4, max: 4}, {attr: attrDetail, max: maxDetail}},
-	msgStats:  {{attr: attrJSON, max: maxMessage}},
-	msgAttach: {{attr: attrStatus, min: 4, max: 4}, {attr: attrDetail, max: maxDetail}},
+		{attr: attrExporter, min: 32, max: 32}, {attr: attrGeneration, min: 8, max: 8}},
+	msgCancel:  {},
+	msgReload:  {{attr: attrJSON, max: maxMessage}, {attr: attrStatus, min: 4, max: 4}, {attr: attrDetail, max: maxDetail}},
+	msgStats:   {{attr: attrJSON, max: maxMessage}},
+	msgAttach:  {{attr: attrStatus, min: 4, max: 4}, {attr: attrDetail, max: maxDetail}},
+	msgChanged: {{attr: attrGeneration, min: 8, max: 8, required: true}},
+	msgVerify: {{attr: attrRemoteAuth, min: 1, max: maxCertLen, many: maxChainLen}, {attr: attrALPN, max: 255}, {attr: attrCASet, max: maxLabel},
+		{attr: attrStatus, min: 4, max: 4}, {attr: attrReason, min: 1, max: 64}, {attr: attrAlert, min: 1, max: 1},
+		{attr: attrDetail, max: maxDetail}, {attr: attrGeneration, min: 8, max: 8}},
 }
 
 // Roles in a HELLO.

@@ -130,4 +130,7 @@ type State struct {
 	Exporter   []byte // EXPORTER-Channel-Binding (RFC 9266), 32 bytes
 	// Group is the key exchange, 0 on a resumption without one.
 	Group uint16
+	// Epoch is Client.Epoch of the trust that the chain was verified by; 0: an
+	// earlier one, and the chain has to be verified again.
+	Epoch uint64
 }

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// forbidden are calls that a process which parses what strangers send, and holds
-// keys, must not be able to make, whatever happens to it. It needs none of them.
+// forbidden are calls that a process which parses what strangers send, or holds
+// keys, must not be able to make, whatever happens to it. None of ours needs them.
 var forbidden = []uint32{
 	unix.SYS_EXECVE, unix.SYS_EXECVEAT, unix.SYS_PTRACE, unix.SYS_PROCESS_VM_READV, unix.SYS_PROCESS_VM_WRITEV,
 	unix.SYS_PIDFD_GETFD, unix.SYS_KCMP, unix.SYS_BPF, unix.SYS_PERF_EVENT_OPEN, unix.SYS_USERFAULTFD,
@@ -22,15 +22,25 @@ var forbidden = []uint32{
 	unix.SYS_ADD_KEY, unix.SYS_REQUEST_KEY, unix.SYS_KEYCTL,
 	unix.SYS_OPEN_BY_HANDLE_AT, unix.SYS_PERSONALITY, unix.SYS_QUOTACTL, unix.SYS_REBOOT, unix.SYS_SWAPON, unix.SYS_SWAPOFF,
 	unix.SYS_ACCT, unix.SYS_SETTIMEOFDAY, unix.SYS_CLOCK_SETTIME, unix.SYS_ADJTIMEX,
-	unix.SYS_CONNECT, unix.SYS_BIND,
 	unix.SYS_MKNODAT, unix.SYS_LINKAT, unix.SYS_SYMLINKAT, unix.SYS_FCHMODAT, unix.SYS_FCHOWNAT, unix.SYS_TRUNCATE,
 }
+
+// forbiddenHelper adds what no helper needs: it talks to nobody that it has to
+// look for.
+var forbiddenHelper = append([]uint32{unix.SYS_CONNECT, unix.SYS_BIND}, forbidden...)
+
+// forbiddenPacket adds what the process on the network does not need: it
+// inherits what it listens on.
+var forbiddenPacket = append([]uint32{
+	unix.SYS_LISTEN, unix.SYS_SOCKETPAIR,
+	unix.SYS_SETUID, unix.SYS_SETGID, unix.SYS_SETREUID, unix.SYS_SETREGID, unix.SYS_SETRESUID, unix.SYS_SETRESGID, unix.SYS_SETGROUPS, unix.SYS_CAPSET,
+}, forbidden...)
 
 // forbiddenSpawned adds what only a helper that listens itself has a use for.
 var forbiddenSpawned = append([]uint32{
 	unix.SYS_SOCKET, unix.SYS_SOCKETPAIR, unix.SYS_LISTEN, unix.SYS_ACCEPT, unix.SYS_ACCEPT4,
 	unix.SYS_RENAMEAT, unix.SYS_RENAMEAT2, unix.SYS_UNLINKAT, unix.SYS_MKDIRAT,
-}, forbidden...)
+}, forbiddenHelper...)
 
 const (
 	seccompErrno = unix.SECCOMP_RET_ERRNO

@@ -4,7 +4,7 @@ package tlshd
 
 import "errors"
 
-var forbidden, forbiddenSpawned []uint32
+var forbiddenHelper, forbiddenSpawned, forbiddenPacket []uint32
 
 // restrictSyscalls does nothing where the filter was never tried.
 func restrictSyscalls([]uint32) error { return errors.ErrUnsupported }

@@ -30,13 +30,16 @@ type Server struct {
 	ctx    context.Context
 	wg     sync.WaitGroup
 
+	smu      sync.Mutex
+	sessions map[*session]struct{}
+
 	running atomic.Int64 // handshakes without a verdict
 	kept    atomic.Int64 // handshakes known, those waiting for their ticket included
 	count   counters
 }
 
 type counters struct {
-	started, done, failed, resumed, tickets, reloads, reloadErrors, unknown, refusedPeers atomic.Uint64
+	started, done, failed, resumed, tickets, reloads, reloadErrors, unknown, refusedPeers, reverified, reverifyRefused atomic.Uint64
 }
 
 // ServerStats are a helper's counters since its start.
@@ -52,8 +55,13 @@ type ServerStats struct {
 	Unknown uint64 `json:"unknown"`
 	// RefusedPeers counts connections from users who may not use the helper.
 	RefusedPeers uint64 `json:"refused_peers"`
-	InFlight     int    `json:"in_flight"` // without a verdict
-	Kept         int    `json:"kept"`      // with one, but not forgotten
+	// Reverified counts chains of live connections that were judged again,
+	// ReverifyRefused those of them that did not pass.
+	Reverified      uint64 `json:"reverified"`
+	ReverifyRefused uint64 `json:"reverify_refused"`
+
+	InFlight int `json:"in_flight"` // without a verdict
+	Kept     int `json:"kept"`      // with one, but not forgotten
 }
 
 // NewServer reads everything cfg names. log gets one line a handshake, at level
@@ -66,7 +74,7 @@ func NewServer(cfg Config, log *slog.Logger) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{log: log}
+	s := &Server{log: log, sessions: map[*session]struct{}{}}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	s.state.Store(st)
 	s.wg.Add(1)
@@ -100,6 +108,7 @@ func (s *Server) load(cfg Config) error {
 	s.failed = nil
 	s.state.Store(st)
 	s.count.reloads.Add(1)
+	s.announce()
 	return nil
 }
 
@@ -148,6 +157,7 @@ func (s *Server) Stats() ServerStats {
 		Started: c.started.Load(), Done: c.done.Load(), Failed: c.failed.Load(), Resumed: c.resumed.Load(),
 		Tickets: c.tickets.Load(), Reloads: c.reloads.Load(), ReloadErrors: c.reloadErrors.Load(),
 		Unknown: c.unknown.Load(), RefusedPeers: c.refusedPeers.Load(),
+		Reverified: c.reverified.Load(), ReverifyRefused: c.reverifyRefused.Load(),
 		InFlight: int(s.running.Load()), Kept: int(s.kept.Load() - s.running.Load()),
 	}
 }
@@ -162,6 +172,9 @@ type session struct {
 	mu         sync.Mutex
 	handshakes map[uint64]*serverHandshake
 	wg         sync.WaitGroup
+
+	announcing atomic.Bool   // CHANGED is about to be written
+	verifying  chan struct{} // a slot for each VERIFY under way
 }
 
 // Serve shakes hands for the packet process at the other end of conn until that
@@ -174,11 +187,14 @@ func (s *Server) Serve(ctx context.Context, conn *net.UnixConn) error {
 	}
 	s.wg.Add(1)
 	defer s.wg.Done()
-	ses := &session{s: s, sock: newSocket(conn), handshakes: map[uint64]*serverHandshake{}}
+	ses := &session{s: s, sock: newSocket(conn), handshakes: map[uint64]*serverHandshake{},
+		verifying: make(chan struct{}, maxVerifying)}
 	ses.ctx, ses.cancel = context.WithCancel(ctx)
 	defer context.AfterFunc(s.ctx, ses.cancel)()
 	defer context.AfterFunc(ses.ctx, func() { _ = ses.sock.close() })()
+	s.enlist(ses)
 	err := ses.loop()
+	s.strike(ses)
 	ctxErr := ses.ctx.Err()
 	ses.cancel()
 	_ = ses.sock.close()
@@ -216,7 +232,7 @@ func (ses *session) loop() error {
 }
 
 func (s *Server) features() []string {
-	f := []string{"tls1.3", "x509", "crl", "exporter"}
+	f := []string{"tls1.3", "x509", "crl", "exporter", "verify"}
 	if s.state.Load().tickets != nil {
 		f = append(f, "tickets")
 	}
@@ -264,6 +280,8 @@ func (ses *session) receive(m message, as attributes) error {
 		return ses.start(m.request, as)
 	case msgStats:
 		return ses.s.sendStats(ses.sock, m.request)
+	case msgVerify:
+		return ses.verify(m.request, as)
 	case msgCryptoIn, msgLocalTP, msgTicket, msgCancel:
 	default:
 		return protocolError("%v from a packet process", m.typ)

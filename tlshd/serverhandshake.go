@@ -397,6 +397,7 @@ func (h *serverHandshake) verdict() *Error {
 	b.str(attrALPN, cs.NegotiatedProtocol)
 	b.flag(attrResumed, cs.DidResume)
 	b.bytes(attrExporter, exporter)
+	b.u64(attrGeneration, h.st.number)
 	auth, total := AuthUnauth, 0
 	for _, c := range h.chain {
 		auth = AuthX509

@@ -133,7 +133,7 @@ func (h *serverHandshake) inspectHello(hello *tls.ClientHelloInfo) (*tls.Config,
 
 // verifyConnection is called by crypto/tls on every handshake, resumed or not.
 func (h *serverHandshake) verifyConnection(cs tls.ConnectionState) error {
-	v := &verification{server: !h.server, crls: h.st.crls, alpn: cs.NegotiatedProtocol, now: time.Now(), warn: h.warnCRL}
+	v := &verification{server: !h.server, crls: h.st.crls, alpn: cs.NegotiatedProtocol, now: time.Now(), warn: h.ses.warnCRL}
 	if h.server {
 		h.bind(cs.NegotiatedProtocol)
 		v.verdicts, v.roots = &clientVerdicts, h.set.pool
@@ -164,10 +164,6 @@ func (h *serverHandshake) verifyConnection(cs tls.ConnectionState) error {
 	}
 	h.chain = chain
 	return nil
-}
-
-func (h *serverHandshake) warnCRL(path string) {
-	h.ses.s.log.Warn("revocation list past its next update (renew it)", "file", path)
 }
 
 // audit writes the one line of a handshake.

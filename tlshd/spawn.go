@@ -41,6 +41,7 @@ type Process struct {
 	mu   sync.Mutex // one question at a time
 	next uint64
 
+	inherited []string // parts of its sandbox that were there before it
 	hardening string
 }
 
@@ -81,7 +82,7 @@ func start(sc *SpawnConfig) (*Process, error) {
 	path := sc.Path
 	if path == "" {
 		var err error
-		if path, err = os.Executable(); err != nil {
+		if path, err = ownExecutable(); err != nil {
 			return nil, fmt.Errorf("tlshd: find this program: %w", err)
 		}
 	}
@@ -98,6 +99,7 @@ func start(sc *SpawnConfig) (*Process, error) {
 	defer f.Close()
 	build := func(level int) *exec.Cmd {
 		cmd := exec.Command(path, sc.Args...)
+		cmd.Args[0] = os.Args[0]                // what process lists show
 		cmd.Env = append([]string{}, sc.Env...) // not nil, which would be ours
 		cmd.Stderr = sc.Stderr
 		if cmd.Stderr == nil {
@@ -106,7 +108,7 @@ func start(sc *SpawnConfig) (*Process, error) {
 		cmd.Stdout = cmd.Stderr
 		cmd.ExtraFiles = []*os.File{f}
 		cmd.WaitDelay = stopTimeout
-		cmd.SysProcAttr = sysProcAttr(level)
+		cmd.SysProcAttr = sysProcAttr(level, &sc.Config)
 		return cmd
 	}
 	p := &Process{sock: newSocket(ours), done: make(chan struct{})}
@@ -126,10 +128,14 @@ func start(sc *SpawnConfig) (*Process, error) {
 func (p *Process) run(build func(int) *exec.Cmd, started chan<- error) {
 	runtime.LockOSThread()
 	noNewPrivsThread()
+	if restrictHelperThread() == nil {
+		p.inherited = append(p.inherited, "landlock")
+	}
 	var err error
 	for level := isolationLevels; level >= 0; level-- {
 		p.cmd = build(level)
 		if err = p.cmd.Start(); err == nil {
+			unlimitLocking(p.cmd.Process.Pid)
 			break
 		}
 	}
@@ -162,7 +168,7 @@ func (p *Process) setUp(ctx context.Context, cfg Config) error {
 }
 
 // Hardening lists what the helper says its sandbox consists of.
-func (p *Process) Hardening() []string { return strings.Fields(p.hardening) }
+func (p *Process) Hardening() []string { return append(strings.Fields(p.hardening), p.inherited...) }
 
 // Pid returns the process id.
 func (p *Process) Pid() int { return p.cmd.Process.Pid }

@@ -14,6 +14,7 @@ import (
 // a reload makes a new one, whole or not at all.
 type state struct {
 	cfg     Config
+	number  uint64 // counts states, from 1
 	files   *fileSet
 	certs   *certificates
 	caSets  map[string]*caSet
@@ -40,7 +41,10 @@ type clientState struct {
 // loadState reads everything a configuration names. old lends keys that live in
 // memory only.
 func loadState(cfg Config, old *state, now time.Time) (*state, error) {
-	st := &state{cfg: cfg, files: &fileSet{}}
+	st := &state{cfg: cfg, files: &fileSet{}, number: 1}
+	if old != nil {
+		st.number = old.number + 1
+	}
 	// The files seen so far are wanted of a failed attempt as well: they say
 	// when another one makes sense.
 	if err := cfg.Validate(); err != nil {

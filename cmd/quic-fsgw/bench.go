@@ -8,8 +8,6 @@ import (
 	"math"
 	"net"
 	"net/netip"
-	"os"
-	"runtime/pprof"
 	"strconv"
 	"strings"
 	"sync"
@@ -71,14 +69,10 @@ func (b *benchFlags) start() (stop func() error, err error) {
 	if b.profile == "" {
 		return func() error { return nil }, nil
 	}
-	f, err := os.Create(b.profile)
-	if err != nil {
+	if stop, err = profileTo(b.profile); err != nil {
 		return nil, fmt.Errorf("bench: --cpuprofile: %w", err)
 	}
-	if err := pprof.StartCPUProfile(f); err != nil {
-		return nil, errors.Join(fmt.Errorf("bench: --cpuprofile: %w", err), f.Close())
-	}
-	return func() error { pprof.StopCPUProfile(); return f.Close() }, nil
+	return stop, nil
 }
 
 func runBenchServer(ctx context.Context, io stdio, args []string) (err error) {

@@ -24,12 +24,12 @@ func printStatus(io stdio, raw json.RawMessage) error {
 	fmt.Fprintln(w, "ROUTE\tKIND\tSESSIONS\tBACKENDS")
 	for _, r := range st.Routes {
 		backends := ""
-		for _, b := range r.SMB {
+		for _, b := range r.Backends {
 			up := "up"
 			if !b.Up {
 				up = "down: " + client.PrintableName(b.LastError)
 			}
-			backends += fmt.Sprintf("%s (%s) ", b.Addr, up)
+			backends += fmt.Sprintf("%s (%s) ", b.Address, up)
 		}
 		fmt.Fprintf(w, "%s\t%s\t%d\t%s\n", r.Name, r.Kind, r.Sessions, backends)
 	}

@@ -57,7 +57,7 @@ routes:
   - name: secure
     match: {alpn: smb, server_name: [%s, %s]}
     access: staff
-    smb: {backends: [%q], min_dialect: "2.1"}
+    smb: {backends: [%q], min_dialect: "2.1", probe: {interval: 0s}}
 `, fingerprint(t, denied), secureName, sambatest.Host, r.backend.Addr),
 	})
 	return r
@@ -305,7 +305,7 @@ func TestRefusedBySMBClient(t *testing.T) {
 			a := *ours
 			a.t = t
 			g := startGateway(t, gatewaySetup{Authority: &a, Names: []string{tt.route}, CertNames: []string{tt.cert},
-				Rest: strings.ReplaceAll(publicSMB(backend.Addr), sambatest.Host, tt.route)})
+				Rest: strings.ReplaceAll(quietSMB(backend.Addr), sambatest.Host, tt.route)})
 			target := sambatest.QUIC(g.Port, tt.ca)
 			target.Limit = e2eDeadline
 			mark := g.Log.mark()

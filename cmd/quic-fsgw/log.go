@@ -1,8 +1,6 @@
 package main
 
 import (
-	"fmt"
-	"io"
 	"log/slog"
 	"os"
 
@@ -22,35 +20,22 @@ func newLogger(l *config.Log, w *os.File) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, opts))
 }
 
-// newLoggers makes all the logs of a packet process.
-func newLoggers(c *config.Config) (log, access, audit *slog.Logger, err error) {
+// newLoggers makes all the logs of a packet process, which has its files open.
+func newLoggers(c *config.Config, accessFile, auditFile *os.File) (log, access, audit *slog.Logger, err error) {
 	log = newLogger(&c.Log, os.Stderr)
-	if access, err = openLog("log.access", c.Log.Access); err != nil {
-		return nil, nil, nil, err
-	}
-	if audit, err = openLog("log.audit", c.Log.Audit); err != nil {
-		return nil, nil, nil, err
-	}
-	return log, access, audit, nil
+	return log, jsonLog(c.Log.Access, accessFile), jsonLog(c.Log.Audit, auditFile), nil
 }
 
-// openLog opens a log of JSON lines: a file, appended to, or "journal", which
-// is stderr as systemd collects it.
-func openLog(key string, target config.LogTarget) (*slog.Logger, error) {
-	var w io.Writer
-	switch target {
-	case "":
-		return nil, nil
-	case "journal":
-		w = os.Stderr
-	default:
-		f, err := os.OpenFile(string(target), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", key, err)
-		}
-		w = f
+// jsonLog is a log of JSON lines: to a file, or "journal", which is stderr as
+// systemd collects it.
+func jsonLog(target config.LogTarget, f *os.File) *slog.Logger {
+	if target == "journal" {
+		f = os.Stderr
 	}
-	return slog.New(slog.NewJSONHandler(w, nil)), nil
+	if f == nil {
+		return nil
+	}
+	return slog.New(slog.NewJSONHandler(f, nil))
 }
 
 func isTerminal(f *os.File) bool {

@@ -62,8 +62,15 @@ func usagef(format string, args ...any) error { return &usageError{fmt.Errorf(fo
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	written, err := profiled()
+	if err != nil {
+		os.Exit(finish(stdio{os.Stdout, os.Stderr}, err))
+	}
 	code := run(ctx, stdio{os.Stdout, os.Stderr}, os.Args[1:])
 	stop()
+	if err := written(); err != nil && code == exitOK {
+		code = finish(stdio{os.Stdout, os.Stderr}, fmt.Errorf("CPU profile: %w", err))
+	}
 	os.Exit(code)
 }
 

@@ -26,6 +26,7 @@ type Dialer struct {
 	ServerName string // to ask for and to verify instead of the host dialled
 	Logger     *slog.Logger
 
+	tokens    quic.TokenStore
 	mu        sync.Mutex
 	endpoints map[bool]*quic.Endpoint // by "is IPv4"
 	closed    bool
@@ -129,7 +130,10 @@ func (d *Dialer) dialAddr(ctx context.Context, alpn, host string, at netip.AddrP
 	}
 	cfg := &quic.Config{
 		Handshaker: d.Handshaker, ServerName: name, NextProtos: []string{alpn}, KeepAlive: 10 * time.Second,
-		StreamWindow: dialWindow, ConnWindow: dialWindow, MaxStreamsUni: -1, MaxStreamsBidi: -1, Logger: d.Logger,
+		StreamWindow: dialWindow, ConnWindow: dialWindow, MaxStreamsUni: -1, MaxStreamsBidi: -1, Logger: d.Logger, Tokens: &d.tokens,
+	}
+	if alpn == "sunrpc" {
+		cfg.Versions = []quic.Version{quic.Version1} // the protocol's draft is written for version 1
 	}
 	return e.Dial(ctx, at, cfg)
 }

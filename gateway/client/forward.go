@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/quic-fsgw/quic-fsgw/internal/tcpio"
 	"github.com/quic-fsgw/quic-fsgw/quic"
 )
 
@@ -71,7 +72,7 @@ func (f *Forwarder) Serve(ctx context.Context, l net.Listener) error {
 		go func() {
 			defer f.conns.Done()
 			defer func() { <-slots }()
-			f.forward(ctx, tcp)
+			f.forward(ctx, tcpio.Wrap(tcp))
 		}()
 	}
 }
@@ -165,7 +166,7 @@ func splice(ctx context.Context, tcp net.Conn, s *quic.Stream) (up, down int64, 
 	}()
 	down, err = s.WriteTo(tcp)
 	if err == nil {
-		if tc, ok := tcp.(*net.TCPConn); ok {
+		if tc, ok := tcp.(interface{ CloseWrite() error }); ok {
 			_ = tc.CloseWrite()
 		}
 		// The gateway's side has ended: what the client still says has nowhere to

@@ -162,16 +162,8 @@ func warnUnbuilt(d *decoder, c *Config) {
 	if q.Congestion != "newreno" {
 		d.warnAt("quic.congestion", "", "%s is not in this release; newreno is used", q.Congestion)
 	}
-	if slices.Contains(q.Versions, "v2") {
-		d.warnAt("quic.versions", "", "v2 is not in this release; v1 is used")
-	}
 	if c.Log.Qlog != "" {
 		d.warnAt("log.qlog", "", "qlog is not in this release")
-	}
-	for i := range c.Routes {
-		if smb := c.Routes[i].SMB; smb != nil && smb.Probe.User != "" {
-			d.warnAt(fmt.Sprintf("routes[%d].smb.probe", i), "", "checks of backends are not in this release; a backend is tried when a client comes")
-		}
 	}
 }
 

@@ -25,10 +25,12 @@ type Config struct {
 	Limits Limits                `yaml:"limits" doc:"Bounds on what clients can take"`
 	Admin  Admin                 `yaml:"admin" doc:"Metrics, health and the admin socket"`
 	Log    Log                   `yaml:"log" doc:"Logs"`
+	RunAs  RunAs                 `yaml:"run_as" doc:"Who the packet process is when root starts serve"`
 	Client *Client               `yaml:"client" doc:"Trust and identity of the client commands (connect, ls, cat, cp, rm, mkdir, df)"`
 
 	warnings []Problem
-	dec      *decoder // knows where everything stands in the file
+	dec      *decoder                     // knows where everything stands in the file
+	read     func(string) ([]byte, error) // of NamedFiles; nil: from the file system
 }
 
 // Warnings are the problems that do not keep the file from being used.
@@ -110,27 +112,63 @@ type Match struct {
 
 // SMB is a route to SMB servers.
 type SMB struct {
-	Backends   []string `yaml:"backends" doc:"host:port of the SMB servers; port 445 where none is given"`
-	Policy     string   `yaml:"policy" default:"failover" enum:"failover|sticky" doc:"failover: the first that answers; sticky: a client keeps its server"`
-	MinDialect string   `yaml:"min_dialect" default:"3.1.1" enum:"2.0.2|2.1|3.0|3.0.2|3.1.1" doc:"Lowest SMB dialect let through"`
-	NamedPipes string   `yaml:"named_pipes" default:"deny" enum:"deny|allow" doc:"Named pipes, where the traffic can be seen"`
-	Shares     []string `yaml:"shares" doc:"Shares that may be used, where the traffic can be seen; empty: all"`
-	MaxMessage Size     `yaml:"max_message" default:"16777215" min:"65536" max:"16777215" doc:"Longest SMB message, in bytes; the framing's maximum is the default"`
-	Probe      Probe    `yaml:"probe" doc:"How backends are checked; not in this release, where a backend is tried when a client comes"`
+	Backends   []string      `yaml:"backends" doc:"host:port of the SMB servers; port 445 where none is given"`
+	Policy     string        `yaml:"policy" default:"failover" enum:"failover|sticky" doc:"failover: the first that answers; sticky: a client keeps its server"`
+	MinDialect string        `yaml:"min_dialect" default:"3.1.1" enum:"2.0.2|2.1|3.0|3.0.2|3.1.1" doc:"Lowest SMB dialect let through"`
+	NamedPipes string        `yaml:"named_pipes" default:"deny" enum:"deny|allow" doc:"Named pipes, where the traffic can be seen"`
+	Shares     []string      `yaml:"shares" doc:"Shares that may be used, where the traffic can be seen; empty: all"`
+	ShareMap   []ShareRow    `yaml:"share_map" doc:"Clients that may use other shares than the rest; the first row that matches decides"`
+	MaxMessage Size          `yaml:"max_message" default:"16777215" min:"65536" max:"16777215" doc:"Longest SMB message, in bytes; the framing's maximum is the default"`
+	Protection string        `yaml:"protection" default:"any" enum:"any|signing|encryption" doc:"What sessions must have: any: what client and server agree on; signing: a server that requires it; encryption: nothing but negotiation and logon passes in the clear"`
+	Proxy      string        `yaml:"proxy_protocol" default:"off" enum:"off|v2" doc:"v2: connections to backends begin with a PROXY protocol header that names the client; only for servers that expect it"`
+	Probe      Probe         `yaml:"probe" doc:"How backends are checked"`
+	Limits     BackendLimits `yaml:"limits" doc:"Bounds on what one backend gets, shared fairly by its clients"`
 }
 
-// Probe is the account of the SMB health check.
+// ShareRow is what one client may use; exactly one of SAN and SHA256 is set.
+type ShareRow struct {
+	SAN    string   `yaml:"san" default:"" doc:"As in access rules, such as dns:*.corp.example.com"`
+	SHA256 string   `yaml:"sha256" default:"" doc:"SHA-256 of the client's own certificate"`
+	Shares []string `yaml:"shares" doc:"Shares it may use, where the traffic can be seen, instead of the route's"`
+
+	Matcher access.Matcher `yaml:"-"`
+}
+
+// Probe is the SMB health check.
 type Probe struct {
-	User         string `yaml:"user" default:"" doc:"Account of the check"`
-	PasswordFile Path   `yaml:"password_file" default:"" doc:"File that holds its password"`
+	Interval     Duration `yaml:"interval" default:"10s" min:"0s" max:"24h" doc:"Time between two checks of a backend; 0s: none, a backend is tried when a client comes"`
+	Timeout      Duration `yaml:"timeout" default:"5s" min:"100ms" max:"5m" doc:"Time for one check"`
+	User         string   `yaml:"user" default:"" doc:"Account that the check logs on with (NTLMv2); empty: NEGOTIATE only"`
+	PasswordFile Path     `yaml:"password_file" default:"" doc:"File that holds its password; its first line counts"`
+	Share        string   `yaml:"share" default:"" doc:"Share that the check connects to after the logon; empty: none"`
+}
+
+// BackendLimits bound what a backend gets. 0 is no limit.
+type BackendLimits struct {
+	Connections       int  `yaml:"connections" default:"0" min:"0" max:"10000000" doc:"TCP connections to one backend at a time; 0: no limit"`
+	BytesPerSecond    Size `yaml:"bytes_per_second" default:"0" min:"0" max:"1TiB" doc:"Bytes a second to and from one backend, both directions together; 0: no limit"`
+	RequestsPerSecond int  `yaml:"requests_per_second" default:"0" min:"0" max:"100000000" doc:"SMB messages or RPC calls a second to one backend; 0: no limit"`
 }
 
 // NFS is a route to an NFS server.
 type NFS struct {
-	Backends []string `yaml:"backends" doc:"host:port of the NFS server; port 2049 where none is given"`
-	Ports    Ports    `yaml:"ports" doc:"TCP ports of the programs beside NFS on the backend"`
-	Exports  []string `yaml:"exports" doc:"Paths that MOUNT lets through; not a boundary: see docs/threat-model.md"`
-	Identity Identity `yaml:"identity" doc:"Who the client is to the NFS server; AUTH_SYS is replaced, never trusted"`
+	Backends       []string      `yaml:"backends" doc:"host:port of the NFS server; port 2049 where none is given; several only if each knows the file handles of the others, as the heads of a cluster do"`
+	Policy         string        `yaml:"policy" default:"failover" enum:"failover|sticky" doc:"failover: the first that answers; sticky: a client keeps its server"`
+	Ports          Ports         `yaml:"ports" doc:"TCP ports of the programs beside NFS on the backend"`
+	Exports        []string      `yaml:"exports" doc:"Paths that MOUNT, and the first LOOKUPs of NFSv4, let through; not a boundary: see docs/threat-model.md"`
+	Identity       Identity      `yaml:"identity" doc:"Who the client is to the NFS server; AUTH_SYS is replaced, never trusted"`
+	PrivilegedPort bool          `yaml:"privileged_port" default:"false" doc:"Connect to backends from a port below 1024, as exports with the option secure want it; needs CAP_NET_BIND_SERVICE"`
+	GSS            string        `yaml:"rpcsec_gss" default:"refuse" enum:"refuse|pass" doc:"Calls with Kerberos credentials: refuse, or pass unchanged, where identity and exports bind nobody"`
+	Proxy          string        `yaml:"proxy_protocol" default:"off" enum:"off|v2" doc:"v2: connections to backends begin with a PROXY protocol header that names the client; only for servers that expect it"`
+	Probe          NFSProbe      `yaml:"probe" doc:"How backends are checked"`
+	Limits         BackendLimits `yaml:"limits" doc:"Bounds on what one backend gets, shared fairly by its clients"`
+}
+
+// NFSProbe is the NFS health check.
+type NFSProbe struct {
+	Interval Duration `yaml:"interval" default:"10s" min:"0s" max:"24h" doc:"Time between two checks of a backend, by NULL calls; 0s: none, a backend is tried when a client comes"`
+	Timeout  Duration `yaml:"timeout" default:"5s" min:"100ms" max:"5m" doc:"Time for one check"`
+	Export   string   `yaml:"export" default:"" doc:"Export that the check mounts, as squash_uid and squash_gid; empty: none"`
 }
 
 // Ports are backend ports.
@@ -138,6 +176,8 @@ type Ports struct {
 	Mount   int `yaml:"mount" default:"20048" min:"0" max:"65535" doc:"mountd, for NFSv3; 0: the backend's portmapper is asked for it"`
 	Portmap int `yaml:"portmap" default:"111" min:"0" max:"65535" doc:"The backend's portmapper, asked where mount is 0; clients get answers from the gateway's own; 0: 111"`
 	NLM     int `yaml:"nlm" default:"0" min:"0" max:"65535" doc:"Lock manager, for NFSv3 locks; 0: PROG_UNAVAIL"`
+	NSM     int `yaml:"nsm" default:"0" min:"0" max:"65535" doc:"Status monitor, for NFSv3 locks; 0: PROG_UNAVAIL"`
+	Rquota  int `yaml:"rquota" default:"0" min:"0" max:"65535" doc:"Quotas, for quota(1) at clients; 0: PROG_UNAVAIL"`
 }
 
 // Identity maps certificates to AUTH_SYS credentials.
@@ -151,11 +191,12 @@ type Identity struct {
 
 // MapRow maps one client to a user; exactly one of SAN and SHA256 is set.
 type MapRow struct {
-	SAN    string `yaml:"san" default:"" doc:"As in access rules, such as email:alice@example.com"`
-	SHA256 string `yaml:"sha256" default:"" doc:"SHA-256 of the client's own certificate"`
-	UID    int    `yaml:"uid" min:"0" max:"4294967294" doc:"User number; 0 only when written here"`
-	GID    int    `yaml:"gid" min:"0" max:"4294967294" doc:"Group number"`
-	Groups []int  `yaml:"groups" min:"0" max:"4294967294" doc:"Further groups, at most 16"`
+	SAN     string   `yaml:"san" default:"" doc:"As in access rules, such as email:alice@example.com"`
+	SHA256  string   `yaml:"sha256" default:"" doc:"SHA-256 of the client's own certificate"`
+	UID     int      `yaml:"uid" min:"0" max:"4294967294" doc:"User number; 0 only when written here"`
+	GID     int      `yaml:"gid" min:"0" max:"4294967294" doc:"Group number"`
+	Groups  []int    `yaml:"groups" min:"0" max:"4294967294" doc:"Further groups, at most 16"`
+	Exports []string `yaml:"exports" doc:"What this client may mount, instead of the route's exports; empty: those"`
 
 	Matcher access.Matcher `yaml:"-"`
 }
@@ -168,10 +209,11 @@ type Forward struct {
 // QUIC holds transport settings.
 type QUIC struct {
 	Congestion    string   `yaml:"congestion" default:"newreno" enum:"newreno|cubic|bbr" doc:"Congestion control; this release has newreno"`
-	Versions      []string `yaml:"versions" default:"v1" enum:"v1|v2" doc:"QUIC versions, best first; sunrpc is accepted on v1 only; this release has v1"`
+	Versions      []string `yaml:"versions" default:"v1,v2" enum:"v1|v2" doc:"QUIC versions, best first; of those that a client offers the first is taken; sunrpc is accepted on v1 only"`
 	IdleTimeout   Duration `yaml:"idle_timeout" default:"30s" min:"1s" max:"24h" doc:"A silent connection ends after this"`
 	Keepalive     Duration `yaml:"keepalive" default:"10s" min:"0s" max:"12h" doc:"PING after this much silence; 0s: none; must be below idle_timeout"`
-	Retry         string   `yaml:"retry" default:"auto" enum:"auto|always|never" doc:"Address validation before a handshake; auto: while many handshakes are under way"`
+	Retry         string   `yaml:"retry" default:"auto" enum:"auto|always|never" doc:"Address validation before a handshake; auto: while many handshakes are under way or more than half of limits.handshakes_per_second begin"`
+	AddressKeys   Path     `yaml:"address_keys" default:"" doc:"File of keys of Retry and NEW_TOKEN tokens and stateless resets, shared by several gateways: one a line, 64 hexadecimal digits, the first makes tokens and all are accepted; read again at a reload; empty: made at start"`
 	MaxUDPPayload Auto     `yaml:"max_udp_payload" default:"auto" min:"1200" max:"65527" doc:"Bytes per datagram; auto: path MTU discovery"`
 	GSO           string   `yaml:"gso" default:"auto" enum:"auto|on|off" doc:"Send batches with UDP segmentation offload"`
 	GRO           string   `yaml:"gro" default:"auto" enum:"auto|on|off" doc:"Receive batches with UDP receive offload"`
@@ -185,6 +227,9 @@ type Limits struct {
 	ConnectionsPerClient          int  `yaml:"connections_per_client" default:"64" min:"1" max:"10000000" doc:"Connections of one client at a time: of a certificate, or where none is asked for, of a source address"`
 	HandshakesPerSecond           int  `yaml:"handshakes_per_second" default:"2000" min:"1" max:"10000000" doc:"New handshakes a second; more are refused"`
 	HandshakesPerSecondPerAddress int  `yaml:"handshakes_per_second_per_address" default:"50" min:"1" max:"10000000" doc:"New handshakes a second from one address; more are refused; loopback is exempt"`
+	StreamsPerClient              int  `yaml:"streams_per_client" default:"0" min:"0" max:"10000000" doc:"RPC streams of one client at a time, over all its connections; 0: no limit"`
+	BytesPerSecondPerClient       Size `yaml:"bytes_per_second_per_client" default:"0" min:"0" max:"1TiB" doc:"Bytes a second of one client, both directions and all its connections together; 0: no limit"`
+	RequestsPerSecondPerClient    int  `yaml:"requests_per_second_per_client" default:"0" min:"0" max:"100000000" doc:"SMB messages or RPC calls a second of one client; 0: no limit"`
 	Memory                        Size `yaml:"memory" default:"1GiB" min:"16MiB" max:"16TiB" doc:"Bytes held in buffers"`
 }
 
@@ -201,6 +246,12 @@ type Log struct {
 	Access LogTarget `yaml:"access" default:"" doc:"Connections, one JSON line each: a file, or journal; empty: none"`
 	Audit  LogTarget `yaml:"audit" default:"" doc:"Access verdicts with certificate details, one JSON line each: a file, or journal; empty: none"`
 	Qlog   Path      `yaml:"qlog" default:"" doc:"Directory for qlog traces; empty: none; not in this release"`
+}
+
+// RunAs is the account of the packet process.
+type RunAs struct {
+	User  string `yaml:"user" default:"" doc:"Account of the packet process when serve is started by root; empty: quic-fsgw, or if there is none a number that nobody has"`
+	Group string `yaml:"group" default:"" doc:"Its group; empty: the account's"`
 }
 
 // Client is what client commands use where flags say nothing.

@@ -252,7 +252,6 @@ func TestWarnings(t *testing.T) {
 		{"forward", head + "  - {name: web, match: {alpn: h3}, forward: {udp: '127.0.0.1:1'}}\n", "forward is not in this release"},
 		{"congestion", minimal + "quic: {congestion: bbr}\n", "bbr is not in this release"},
 		{"qlog", minimal + "log: {qlog: traces}\n", "qlog is not in this release"},
-		{"probe", head + "  - {name: a, match: {server_name: a.test}, access: public, smb: {backends: [n], probe: {user: u, password_file: p}}}\n", "checks of backends are not"},
 		{"admin", minimal + "admin: {http: ':9443'}\n", "asks for no password"},
 	}
 	for _, tt := range tests {
@@ -345,8 +344,10 @@ func TestTagsAreValid(t *testing.T) {
 				if text == "" {
 					continue
 				}
-				if err := parseScalar(reflect.New(ft).Elem(), text, f.Tag); err != nil {
-					t.Errorf("%s.%s: %q: %v", typ, f.Name, text, err)
+				for _, one := range strings.Split(text, ",") { // a list
+					if err := parseScalar(reflect.New(ft).Elem(), one, f.Tag); err != nil {
+						t.Errorf("%s.%s: %q: %v", typ, f.Name, one, err)
+					}
 				}
 			}
 		}

@@ -208,9 +208,13 @@ func setDefaults(v reflect.Value) {
 // setText sets a field from a tag. The tags are ours: a test decodes them all.
 func setText(v reflect.Value, text string, tag reflect.StructTag) {
 	if v.Kind() == reflect.Slice {
-		s := reflect.New(v.Type().Elem()).Elem()
-		s.SetString(text)
-		v.Set(reflect.Append(reflect.Zero(v.Type()), s))
+		list := reflect.Zero(v.Type())
+		for _, one := range strings.Split(text, ",") {
+			s := reflect.New(v.Type().Elem()).Elem()
+			s.SetString(one)
+			list = reflect.Append(list, s)
+		}
+		v.Set(list)
 		return
 	}
 	if text == "" && v.Kind() == reflect.String {

@@ -35,6 +35,11 @@ func (c *Config) CheckFiles(now time.Time) (problems, warnings Problems) {
 		d.checkCRL(fmt.Sprintf("tlshd.crl[%d]", i), f, c.Tlshd.CRLExpired, now)
 	}
 	d.checkReadable("tlshd.ticket_keys", c.Tlshd.TicketKeys)
+	if name := c.QUIC.AddressKeys; d.checkReadable("quic.address_keys", name) {
+		if _, err := LoadAddressKeys(string(name)); name != "" && err != nil {
+			d.errorAt("quic.address_keys", "openssl rand -hex 32", "%v", err)
+		}
+	}
 	for i := range c.Routes {
 		path := fmt.Sprintf("routes[%d]", i)
 		if s := c.Routes[i].SMB; s != nil {

@@ -19,24 +19,32 @@ const (
 
 // compileRow checks one identity row.
 func compileRow(d *decoder, path string, r *MapRow) {
-	var err error
-	switch {
-	case (r.SAN == "") == (r.SHA256 == ""):
-		d.errorAt(path, "", "needs exactly one of san and sha256")
-	case r.SAN != "":
-		if r.Matcher, err = access.SAN(r.SAN); err != nil {
-			d.errorAt(join(path, "san"), "", "%v", err)
-		} else if r.Matcher.HasWildcard() {
-			d.warnAt(join(path, "san"), "one row per user", "every client that matches becomes uid %d, and they can take each other's NFS state", r.UID)
-		}
-	default:
-		if r.Matcher, err = access.SHA256(r.SHA256); err != nil {
-			d.errorAt(join(path, "sha256"), "", "%v", err)
-		}
+	r.Matcher = compileClient(d, path, r.SAN, r.SHA256)
+	if r.SAN != "" && r.Matcher.HasWildcard() {
+		d.warnAt(join(path, "san"), "one row per user", "every client that matches becomes uid %d, and they can take each other's NFS state", r.UID)
 	}
+	checkExports(d, join(path, "exports"), r.Exports)
 	if len(r.Groups) > maxGroups {
 		d.errorAt(join(path, "groups"), "", "%d groups; AUTH_SYS carries at most %d", len(r.Groups), maxGroups)
 	}
+}
+
+// compileClient reads the part of a row that says whose it is.
+func compileClient(d *decoder, path, san, sum string) (m access.Matcher) {
+	var err error
+	switch {
+	case (san == "") == (sum == ""):
+		d.errorAt(path, "", "needs exactly one of san and sha256")
+	case san != "":
+		if m, err = access.SAN(san); err != nil {
+			d.errorAt(join(path, "san"), "", "%v", err)
+		}
+	default:
+		if m, err = access.SHA256(sum); err != nil {
+			d.errorAt(join(path, "sha256"), "", "%v", err)
+		}
+	}
+	return m
 }
 
 // Compile joins the rows of the file and those of its map file, which the
@@ -54,12 +62,12 @@ func (id *Identity) Compile(fromFile []MapRow) access.IdentityMap {
 }
 
 // LoadMapFile reads a map_file.
-func LoadMapFile(name string) ([]MapRow, error) {
-	data, err := readBounded(name, maxMapFile)
+func (c *Config) LoadMapFile(name Path) ([]MapRow, error) {
+	data, err := c.ReadFile(name)
 	if err != nil {
 		return nil, err
 	}
-	return ParseMapFile(name, data)
+	return ParseMapFile(string(name), data)
 }
 
 // ParseMapFile reads identity rows, one a line, written as in map:

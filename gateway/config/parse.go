@@ -30,11 +30,16 @@ func Load(name string) (*Config, error) {
 func Read(name string) ([]byte, error) { return readBounded(name, maxFile) }
 
 // LoadFrom is Load of a file whose content the caller has.
-func LoadFrom(name string, data []byte) (*Config, error) {
+func LoadFrom(name string, data []byte) (*Config, error) { return LoadWith(name, data, ReadNamed) }
+
+// LoadWith is LoadFrom for a process that may not open files: what others the
+// configuration names, of those that NamedFiles lists, come from read.
+func LoadWith(name string, data []byte, read func(path string) ([]byte, error)) (*Config, error) {
 	c, err := Parse(name, data)
 	if err != nil {
 		return nil, err
 	}
+	c.read = read
 	dir, err := filepath.Abs(filepath.Dir(name))
 	if err != nil {
 		return nil, fmt.Errorf("folder of %s: %w", name, err)
@@ -45,7 +50,7 @@ func LoadFrom(name string, data []byte) (*Config, error) {
 	var problems Problems
 	for i := range c.Routes {
 		if n := c.Routes[i].NFS; n != nil && n.Identity.MapFile != "" {
-			_, err := LoadMapFile(string(n.Identity.MapFile))
+			_, err := c.LoadMapFile(n.Identity.MapFile)
 			var ps Problems
 			if errors.As(err, &ps) {
 				problems = append(problems, ps...)
@@ -56,6 +61,37 @@ func LoadFrom(name string, data []byte) (*Config, error) {
 		return nil, problems
 	}
 	return c, nil
+}
+
+// ReadNamed reads one of NamedFiles, and no more of it than it may have.
+func ReadNamed(path string) ([]byte, error) { return readBounded(path, maxMapFile) }
+
+// NamedFiles lists the files whose content is the packet process's business, in
+// the order of the routes.
+func (c *Config) NamedFiles() []string {
+	var out []string
+	add := func(p Path) {
+		if p != "" && !slices.Contains(out, string(p)) {
+			out = append(out, string(p))
+		}
+	}
+	for i := range c.Routes {
+		if s := c.Routes[i].SMB; s != nil {
+			add(s.Probe.PasswordFile)
+		}
+		if n := c.Routes[i].NFS; n != nil {
+			add(n.Identity.MapFile)
+		}
+	}
+	return out
+}
+
+// ReadFile reads one of NamedFiles.
+func (c *Config) ReadFile(path Path) ([]byte, error) {
+	if c.read == nil {
+		return ReadNamed(string(path))
+	}
+	return c.read(string(path))
 }
 
 func readBounded(name string, limit int64) ([]byte, error) {

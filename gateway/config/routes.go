@@ -83,10 +83,16 @@ func checkTarget(d *decoder, c *Config, path string, r *Route) {
 		checkBackends(d, path+".smb", r.SMB.Backends, "445")
 		if p := r.SMB.Probe; (p.User == "") != (p.PasswordFile == "") {
 			d.errorAt(path+".smb.probe", "", "user and password_file go together")
+		} else if p.Share != "" && p.User == "" {
+			d.errorAt(path+".smb.probe.share", "user and password_file", "a share is connected after a logon, and there is no user")
 		}
-		for j, s := range r.SMB.Shares {
-			if s == "" || len(s) > 80 || strings.ContainsAny(s, `\/`) {
-				d.errorAt(fmt.Sprintf("%s.smb.shares[%d]", path, j), "the name alone, without \\\\server\\", "%q is not a share name", s)
+		checkShares(d, path+".smb.shares", r.SMB.Shares)
+		for j := range r.SMB.ShareMap {
+			row, at := &r.SMB.ShareMap[j], fmt.Sprintf("%s.smb.share_map[%d]", path, j)
+			row.Matcher = compileClient(d, at, row.SAN, row.SHA256)
+			checkShares(d, at+".shares", row.Shares)
+			if len(row.Shares) == 0 {
+				d.errorAt(at+".shares", "shares: [NAME]", "needs at least one share")
 			}
 		}
 	case r.NFS != nil:
@@ -164,16 +170,34 @@ func checkBackends(d *decoder, path string, backends []string, port string) {
 	}
 }
 
+func checkExports(d *decoder, path string, exports []string) {
+	for i, e := range exports {
+		if !strings.HasPrefix(e, "/") || len(e) > 1024 {
+			d.errorAt(fmt.Sprintf("%s[%d]", path, i), "", "%q is not an absolute path of at most 1024 octets", e)
+		}
+	}
+}
+
+func checkShares(d *decoder, path string, shares []string) {
+	for i, s := range shares {
+		if s == "" || len(s) > 80 || strings.ContainsAny(s, `\/`) {
+			d.errorAt(fmt.Sprintf("%s[%d]", path, i), "the name alone, without \\\\server\\", "%q is not a share name", s)
+		}
+	}
+}
+
 func checkNFS(d *decoder, c *Config, path string, r *Route) {
 	n := r.NFS
 	if len(n.Backends) > 1 {
-		d.errorAt(path+".backends", "one route and server name each", "NFS handles are one server's own, so a route has one backend")
+		d.warnAt(path+".backends", "one route and server name each, unless they are the heads of a cluster", "file handles are one server's own: clients that change servers get ESTALE")
 	}
-	for i, e := range n.Exports {
-		if !strings.HasPrefix(e, "/") || len(e) > 1024 {
-			d.errorAt(fmt.Sprintf("%s.exports[%d]", path, i), "", "%q is not an absolute path of at most 1024 octets", e)
-		}
+	if e := n.Probe.Export; e != "" && (!strings.HasPrefix(e, "/") || len(e) > 1024) {
+		d.errorAt(path+".probe.export", "", "%q is not an absolute path of at most 1024 octets", e)
 	}
+	if n.GSS == "pass" {
+		d.warnAt(path+".rpcsec_gss", "", "identity and exports do not bind calls with Kerberos credentials")
+	}
+	checkExports(d, path+".exports", n.Exports)
 	id := &n.Identity
 	for i := range id.Map {
 		compileRow(d, fmt.Sprintf("%s.identity.map[%d]", path, i), &id.Map[i])

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"strings"
@@ -15,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/quic-fsgw/quic-fsgw/gateway/config"
 )
 
 // The control channel between supervisor and packet process: a SOCK_SEQPACKET
@@ -25,7 +28,7 @@ import (
 // configuration itself comes as a descriptor: what is served is then what the
 // supervisor has checked, whatever became of the file since.
 const (
-	opStart         = "start"          // Config, Shards, ResetKey, with a descriptor: serve this
+	opStart         = "start"          // Config, Shards, Files, ResetKey, with a descriptor: serve this
 	opHelper        = "helper"         // with a descriptor: a new connection to the helper
 	opReload        = "reload"         // ID, with a descriptor: serve this instead
 	opDrain         = "drain"          // ID, Timeout
@@ -40,6 +43,7 @@ type message struct {
 	ID       uint64        `json:"id,omitempty"`
 	Config   string        `json:"config,omitempty"`
 	Shards   []int         `json:"shards,omitempty"`
+	Files    []string      `json:"files,omitempty"` // what the descriptors after the UDP sockets are
 	ResetKey *[32]byte     `json:"reset_key,omitempty"`
 	Timeout  time.Duration `json:"timeout,omitempty"`
 	Error    string        `json:"error,omitempty"`
@@ -249,8 +253,73 @@ func clip(s string, n int) string {
 	return strings.ToValidUTF8(s[:n], "") + " ..."
 }
 
-// sealText puts a text into memory that a descriptor leads to.
-func sealText(b []byte) (*os.File, error) {
+// content is a configuration as it travels: its text, and the content of the
+// files it names that the packet process may not open itself.
+type content struct {
+	Text  []byte           `json:"text"`
+	Files map[string]named `json:"files,omitempty"`
+
+	seen map[string]os.FileInfo // what Files looked like; nil: not there
+}
+
+// named is a file, or why it could not be read.
+type named struct {
+	Data  []byte `json:"data,omitempty"`
+	Error string `json:"error,omitempty"`
+}
+
+// gather reads what belongs to a configuration.
+func gather(cfg *config.Config, text []byte) *content {
+	c := &content{Text: text, Files: make(map[string]named), seen: look(cfg.NamedFiles())}
+	for _, path := range cfg.NamedFiles() {
+		b, err := config.ReadNamed(path)
+		if err != nil {
+			c.Files[path] = named{Error: err.Error()}
+			continue
+		}
+		c.Files[path] = named{Data: b}
+	}
+	return c
+}
+
+func look(paths []string) map[string]os.FileInfo {
+	out := make(map[string]os.FileInfo)
+	for _, p := range paths {
+		out[p], _ = os.Stat(p)
+	}
+	return out
+}
+
+// sameFiles reports whether two looks at the same paths saw the same.
+func sameFiles(a, b map[string]os.FileInfo) bool {
+	return maps.EqualFunc(a, b, func(x, y os.FileInfo) bool {
+		if x == nil || y == nil {
+			return x == nil && y == nil
+		}
+		return os.SameFile(x, y) && x.ModTime().Equal(y.ModTime()) && x.Size() == y.Size()
+	})
+}
+
+// load reads the configuration without opening a file.
+func (c *content) load(name string) (*config.Config, error) {
+	return config.LoadWith(name, c.Text, func(path string) ([]byte, error) {
+		n, ok := c.Files[path]
+		switch {
+		case !ok:
+			return nil, fmt.Errorf("%s did not come with the configuration", path)
+		case n.Error != "":
+			return nil, errors.New(n.Error)
+		}
+		return n.Data, nil
+	})
+}
+
+// seal puts the content into memory that a descriptor leads to.
+func (c *content) seal() (*os.File, error) {
+	b, err := json.Marshal(c)
+	if err != nil {
+		return nil, err
+	}
 	fd, err := unix.MemfdCreate("config", unix.MFD_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("supervise: memory for the configuration: %w", err)
@@ -263,18 +332,25 @@ func sealText(b []byte) (*os.File, error) {
 	return f, nil
 }
 
-// maxConfig bounds a configuration in bytes.
-const maxConfig = 16 << 20
+// maxContent bounds a configuration with its files in bytes.
+const maxContent = 128 << 20
 
-// unsealText reads what sealText has written, and closes f.
-func unsealText(f *os.File) ([]byte, error) {
+// unseal reads what seal has written, and closes f.
+func unseal(f *os.File) (*content, error) {
 	if f == nil {
 		return nil, errors.New("supervise: no configuration came with the message")
 	}
 	defer f.Close()
-	b, err := io.ReadAll(io.NewSectionReader(f, 0, maxConfig+1))
-	if err == nil && len(b) > maxConfig {
-		err = fmt.Errorf("supervise: a configuration of more than %d bytes", maxConfig)
+	b, err := io.ReadAll(io.NewSectionReader(f, 0, maxContent+1))
+	if err == nil && len(b) > maxContent {
+		err = fmt.Errorf("supervise: a configuration of more than %d bytes", maxContent)
 	}
-	return b, err
+	if err != nil {
+		return nil, err
+	}
+	c := &content{}
+	if err := json.Unmarshal(b, c); err != nil {
+		return nil, fmt.Errorf("supervise: configuration: %w", err)
+	}
+	return c, nil
 }

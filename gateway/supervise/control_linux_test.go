@@ -50,13 +50,13 @@ func TestControlCall(t *testing.T) {
 	text := bytes.Repeat([]byte("configuration\n"), 100_000) // more than a message holds
 	serve(a, nil)
 	serve(b, func(m message, f *os.File) error {
-		got, err := unsealText(f)
-		if err == nil && (m.Op != opReload || !bytes.Equal(got, text)) {
+		got, err := unseal(f)
+		if err == nil && (m.Op != opReload || !bytes.Equal(got.Text, text)) {
 			err = errors.New("not what was sent")
 		}
 		return err
 	})
-	f, err := sealText(text)
+	f, err := (&content{Text: text}).seal()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,7 +115,7 @@ func TestControlRefusesRubbish(t *testing.T) {
 	if m, f, err := b.receive(); err == nil || f != nil {
 		t.Errorf("%+v %v", m, f)
 	}
-	if _, err := unsealText(nil); err == nil {
+	if _, err := unseal(nil); err == nil {
 		t.Error("a configuration out of nothing")
 	}
 	r, w, err := os.Pipe()

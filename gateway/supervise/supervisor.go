@@ -8,10 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -43,11 +45,12 @@ type Supervisor struct {
 	reset  [32]byte    // of all packet processes: see gateway.Options.ResetKey
 	files  []*os.File  // the UDP sockets, in the order of listen
 	shards []int
+	admin  []openFile // the listening sockets of the admin addresses
 	helper helperSource
 	lost   chan struct{} // the packet process lost its connection to a helper service
 
 	mu       sync.Mutex
-	text     []byte         // what the configuration in force was read from
+	content  *content       // what the configuration in force was read from
 	proc     *tlshd.Process // the running helper, in mode spawn
 	conn     *net.UnixConn  // a connection for the next packet process, in mode socket
 	worker   *worker
@@ -73,7 +76,7 @@ func Run(ctx context.Context, conf Config, reload <-chan os.Signal) error {
 	if err != nil {
 		return err
 	}
-	s := &Supervisor{conf: conf, log: conf.Logger, cfg: cfg, text: text, lost: make(chan struct{}, 1)}
+	s := &Supervisor{conf: conf, log: conf.Logger, cfg: cfg, content: gather(cfg, text), lost: make(chan struct{}, 1)}
 	_, _ = rand.Read(s.reset[:]) // never fails
 	if s.log == nil {
 		s.log = slog.Default()
@@ -82,6 +85,10 @@ func Run(ctx context.Context, conf Config, reload <-chan os.Signal) error {
 		return err
 	}
 	defer s.closeFiles()
+	if err := s.listenAdmin(); err != nil {
+		return err
+	}
+	defer s.closeAdmin()
 	inner, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	if err := s.startHelper(inner); err != nil {
@@ -243,21 +250,18 @@ func (s *Supervisor) workerLoop(ctx context.Context) error {
 }
 
 func (s *Supervisor) startWorker() (*worker, error) {
-	exe, err := os.Executable()
+	extra, err := s.openFiles()
 	if err != nil {
 		return nil, err
 	}
+	defer closeLogs(extra)
 	ch, theirs, err := newPair()
 	if err != nil {
 		return nil, err
 	}
 	defer theirs.Close()
 	w := &worker{ch: ch, done: make(chan struct{})}
-	w.cmd = exec.Command(exe, s.conf.WorkerArgs...)
-	w.cmd.Stdout, w.cmd.Stderr = os.Stdout, os.Stderr
-	w.cmd.ExtraFiles = append([]*os.File{theirs}, s.files...)
-	w.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
-	ended, err := startLocked(w.cmd)
+	ended, err := s.launch(w, theirs, extra)
 	if err != nil {
 		ch.close()
 		return nil, fmt.Errorf("packet process: %w", err)
@@ -277,7 +281,7 @@ func (s *Supervisor) startWorker() (*worker, error) {
 		s.helperLost() // its connection to a helper service went with it
 		close(w.done)
 	}()
-	if err := s.introduce(w); err != nil {
+	if err := s.introduce(w, extra); err != nil {
 		_ = w.cmd.Process.Kill()
 		<-w.done
 		return nil, fmt.Errorf("packet process: %w", err)
@@ -287,16 +291,20 @@ func (s *Supervisor) startWorker() (*worker, error) {
 
 // introduce tells a new packet process what to serve, which has to be the
 // first message, and how to reach the helper.
-func (s *Supervisor) introduce(w *worker) error {
+func (s *Supervisor) introduce(w *worker, extra []openFile) error {
 	s.mu.Lock()
-	text := s.text
+	c := s.content
 	s.mu.Unlock()
-	f, err := sealText(text)
+	f, err := c.seal()
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if err := w.ch.send(message{Op: opStart, Config: s.conf.File, Shards: s.shards, ResetKey: &s.reset}, f); err != nil {
+	start := message{Op: opStart, Config: s.conf.File, Shards: s.shards, ResetKey: &s.reset}
+	for _, x := range extra {
+		start.Files = append(start.Files, x.name)
+	}
+	if err := w.ch.send(start, f); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -316,23 +324,6 @@ func (s *Supervisor) helperLost() {
 	case s.lost <- struct{}{}:
 	default:
 	}
-}
-
-// startLocked starts a command and waits for it on a thread that stays: the
-// child's Pdeathsig would fire when the thread that started it ends. The
-// channel yields how the command ended.
-func startLocked(cmd *exec.Cmd) (<-chan error, error) {
-	started, ended := make(chan error, 1), make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			ended <- cmd.Wait()
-		}
-	}()
-	return ended, <-started
 }
 
 // receiveLoop handles what the packet process says.
@@ -368,30 +359,56 @@ func (s *Supervisor) receiveLoop(w *worker) {
 
 const reloadTimeout = 30 * time.Second
 
+// lookInterval is how often the files that the configuration names for the
+// packet process are looked at. The helper looks at its own.
+const lookInterval = 2 * time.Second
+
 func (s *Supervisor) reloadLoop(ctx context.Context, reload <-chan os.Signal) {
+	tick := time.NewTicker(lookInterval)
+	defer tick.Stop()
+	var tried map[string]os.FileInfo // what a reload was tried for
 	for {
+		var apply func(context.Context) ([]string, error)
 		select {
 		case <-ctx.Done():
 			return
 		case <-reload:
-			rctx, cancel := context.WithTimeout(ctx, reloadTimeout)
-			if _, err := s.Reload(rctx); err != nil {
-				s.log.Error("reload failed, the old configuration stays", "error", err)
+			apply = s.Reload
+		case <-tick.C:
+			s.mu.Lock()
+			c := s.content
+			s.mu.Unlock()
+			now := look(slices.Collect(maps.Keys(c.seen)))
+			if sameFiles(now, c.seen) || sameFiles(now, tried) {
+				continue
 			}
-			cancel()
+			tried = now
+			s.log.Info("a file that the configuration names has changed")
+			// The configuration file itself may be half written: it waits for a reload.
+			apply = func(ctx context.Context) ([]string, error) { return s.apply(ctx, c.Text) }
 		}
+		rctx, cancel := context.WithTimeout(ctx, reloadTimeout)
+		if _, err := apply(rctx); err != nil {
+			s.log.Error("reload failed, the old configuration stays", "error", err)
+		}
+		cancel()
 	}
 }
 
-// Reload reads the file again and applies it whole, or not at all: helper
-// first, then packet process; if that refuses, the helper goes back.
+// Reload reads the file again and applies it whole, or not at all.
 func (s *Supervisor) Reload(ctx context.Context) (warnings []string, err error) {
-	s.reloadMu.Lock()
-	defer s.reloadMu.Unlock()
 	text, err := config.Read(s.conf.File)
 	if err != nil {
 		return nil, err
 	}
+	return s.apply(ctx, text)
+}
+
+// apply has everybody serve text: helper first, then packet process; if that
+// refuses, the helper goes back.
+func (s *Supervisor) apply(ctx context.Context, text []byte) (warnings []string, err error) {
+	s.reloadMu.Lock()
+	defer s.reloadMu.Unlock()
 	cfg, err := config.LoadFrom(s.conf.File, text)
 	if err != nil {
 		return nil, err
@@ -399,27 +416,30 @@ func (s *Supervisor) Reload(ctx context.Context) (warnings []string, err error) 
 	for _, p := range cfg.Warnings() {
 		warnings = append(warnings, p.Error())
 	}
+	if cfg.RunAs != s.cfg.RunAs {
+		return nil, errors.New("reload: run_as has changed (restart to apply it)")
+	}
 	if cfg.Tlshd.Mode != s.cfg.Tlshd.Mode || cfg.Tlshd.Socket != s.cfg.Tlshd.Socket {
 		return nil, errors.New("reload: tlshd.mode or tlshd.socket has changed (restart to apply it)")
 	}
 	if err := s.helper.Reload(ctx, HelperConfig(cfg)); err != nil {
 		return nil, fmt.Errorf("reload: handshake helper: %w", err)
 	}
-	if err := s.reloadWorker(ctx, text); err != nil {
+	if err := s.reloadWorker(ctx, gather(cfg, text)); err != nil {
 		return nil, errors.Join(fmt.Errorf("reload: packet process: %w", err), s.helper.Reload(ctx, HelperConfig(s.cfg)))
 	}
 	s.cfg = cfg
 	return warnings, nil
 }
 
-// reloadWorker has the packet process serve text from now on. Without one, the
+// reloadWorker has the packet process serve c from now on. Without one, the
 // next will.
-func (s *Supervisor) reloadWorker(ctx context.Context, text []byte) error {
+func (s *Supervisor) reloadWorker(ctx context.Context, c *content) error {
 	s.mu.Lock()
 	w := s.worker
 	s.mu.Unlock()
 	if w != nil {
-		f, err := sealText(text)
+		f, err := c.seal()
 		if err != nil {
 			return err
 		}
@@ -429,7 +449,7 @@ func (s *Supervisor) reloadWorker(ctx context.Context, text []byte) error {
 		}
 	}
 	s.mu.Lock()
-	s.text = text
+	s.content = c
 	s.mu.Unlock()
 	return nil
 }

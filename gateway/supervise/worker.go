@@ -30,8 +30,9 @@ const firstFile = 3
 
 // WorkerConfig is what the packet process gets from its command.
 type WorkerConfig struct {
-	// Loggers makes the logs that a configuration asks for.
-	Loggers func(*config.Config) (log, access, audit *slog.Logger, err error)
+	// Loggers makes the logs that a configuration asks for. The files of access
+	// and audit are open already, nil where there is none.
+	Loggers func(cfg *config.Config, accessFile, auditFile *os.File) (log, access, audit *slog.Logger, err error)
 }
 
 // packetProcess is the process that talks to the network.
@@ -46,11 +47,10 @@ type packetProcess struct {
 }
 
 // Worker is the packet process: it serves until the supervisor says drain and
-// ends it, or goes away. It opens no key file and holds no private key.
+// ends it, or goes away. It opens no key file and holds no private key, and all
+// that it listens on and logs to it has from the supervisor, which can do more.
 func Worker(ctx context.Context, wc WorkerConfig) error {
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		return fmt.Errorf("packet process: no_new_privs: %w", err)
-	}
+	sandbox := tlshd.HardenPacketProcess()
 	signal.Ignore(syscall.SIGHUP) // the supervisor reloads; this process is told
 	ch, err := newChannel(os.NewFile(firstFile, "control"))
 	if err != nil {
@@ -68,10 +68,12 @@ func Worker(ctx context.Context, wc WorkerConfig) error {
 	if err != nil {
 		return err
 	}
-	log, access, audit, err := wc.Loggers(cfg)
+	files := inheritFiles(&start)
+	log, access, audit, err := wc.Loggers(cfg, files[fileAccessLog], files[fileAuditLog])
 	if err != nil {
 		return err
 	}
+	log.Info("packet process runs", "uid", os.Getuid(), "sandbox", sandbox)
 	w := &packetProcess{ch: ch, log: log, file: start.Config, client: tlshd.NewClient(tlshd.ClientOptions{Logger: log})}
 	defer w.client.Close()
 	listeners, err := inherit(cfg, start.Shards)
@@ -86,7 +88,7 @@ func Worker(ctx context.Context, wc WorkerConfig) error {
 	if err != nil {
 		return err
 	}
-	return w.run(ctx, cfg, reg)
+	return w.run(ctx, cfg, reg, files)
 }
 
 // inherit takes over the sockets that the supervisor opened.
@@ -115,10 +117,24 @@ func inherit(cfg *config.Config, shards []int) ([]gateway.Listener, error) {
 	return out, nil
 }
 
-func (w *packetProcess) run(ctx context.Context, cfg *config.Config, reg *admin.Registry) error {
+// inheritFiles takes over what else the supervisor opened, by name.
+func inheritFiles(start *message) map[string]*os.File {
+	fd := uintptr(firstFile + 1)
+	for _, n := range start.Shards {
+		fd += uintptr(n)
+	}
+	out := make(map[string]*os.File)
+	for i, name := range start.Files {
+		unix.CloseOnExec(int(fd) + i)
+		out[name] = os.NewFile(fd+uintptr(i), name)
+	}
+	return out
+}
+
+func (w *packetProcess) run(ctx context.Context, cfg *config.Config, reg *admin.Registry, files map[string]*os.File) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	stopAdmin, err := w.serveAdmin(ctx, cfg, reg)
+	stopAdmin, err := w.serveAdmin(ctx, reg, files)
 	if err != nil {
 		return err
 	}
@@ -225,11 +241,11 @@ func (w *packetProcess) reload(f *os.File) error {
 
 // loadFrom reads the configuration that came with a message.
 func loadFrom(name string, f *os.File) (*config.Config, error) {
-	b, err := unsealText(f)
+	c, err := unseal(f)
 	if err != nil {
 		return nil, err
 	}
-	return config.LoadFrom(name, b)
+	return c.load(name)
 }
 
 // registerHelper registers what is known of the helper from this side.
@@ -247,8 +263,8 @@ func (w *packetProcess) registerHelper(reg *admin.Registry) {
 	})
 }
 
-// serveAdmin opens the admin addresses.
-func (w *packetProcess) serveAdmin(ctx context.Context, cfg *config.Config, reg *admin.Registry) (stop func(), err error) {
+// serveAdmin answers the admin addresses.
+func (w *packetProcess) serveAdmin(ctx context.Context, reg *admin.Registry, files map[string]*os.File) (stop func(), err error) {
 	srv := admin.NewServer(reg, admin.Source{
 		Healthy: w.gw.Healthy,
 		Ready:   w.gw.Ready,
@@ -277,21 +293,33 @@ func (w *packetProcess) serveAdmin(ctx context.Context, cfg *config.Config, reg 
 			c()
 		}
 	}
-	if a := cfg.Admin.HTTP; a != "" {
-		l, err := net.Listen("tcp", a.AddrPort().String())
+	if f := files[fileAdminHTTP]; f != nil {
+		l, err := listenerOf(f)
 		if err != nil {
 			stop()
 			return nil, fmt.Errorf("admin.http: %w", err)
 		}
 		serve(func() error { return srv.ServeHTTP(ctx, l) })
 	}
-	if p := cfg.Admin.Socket; p != "" {
-		l, err := admin.ListenUnix(string(p))
+	if f := files[fileAdminSocket]; f != nil {
+		l, err := listenerOf(f)
+		ul, ok := l.(*net.UnixListener)
+		if err == nil && !ok {
+			_ = l.Close()
+			err = errors.New("not a Unix socket")
+		}
 		if err != nil {
 			stop()
 			return nil, fmt.Errorf("admin.socket: %w", err)
 		}
-		serve(func() error { return srv.ServeUnix(ctx, l) })
+		serve(func() error { return srv.ServeUnix(ctx, ul) })
 	}
 	return stop, nil
+}
+
+// listenerOf takes over an inherited listening socket.
+func listenerOf(f *os.File) (net.Listener, error) {
+	l, err := net.FileListener(f)
+	_ = f.Close() // the listener has its own duplicate
+	return l, err
 }

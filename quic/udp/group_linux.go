@@ -215,6 +215,9 @@ func attach(fd int, p []instruction) error {
 // drainLimit bounds the wait for the reader of a replaced socket.
 const drainLimit = 2 * time.Second
 
+// longAgo is a deadline that has passed.
+var longAgo = time.Unix(1, 0)
+
 // Replace opens a new socket for a shard and closes the old one. Packets of
 // other shards are not touched, and those of this shard are not lost:
 //
@@ -291,8 +294,9 @@ func (d *drain) init() { d.done = make(chan struct{}) }
 func (d *drain) begin(s *Socket) {
 	d.active.Store(true)
 	// Wakes a reader that waits. From now on Recv does not wait.
-	if s.conn.SetReadDeadline(time.Unix(1, 0)) != nil {
-		d.finish() // closed already
+	s.recv.watch.expire()
+	if s.closed.Load() {
+		d.finish()
 	}
 }
 

@@ -104,6 +104,11 @@ func setBuffer(fd, opt, force, size, standard int) int {
 	if size <= 0 {
 		size = standard
 	}
+	// An inherited socket may have more than this process may ask for. The kernel
+	// doubles what it is told.
+	if had, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, opt); err == nil && had == 2*size {
+		return had
+	}
 	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, force, size) != nil {
 		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, opt, size)
 	}

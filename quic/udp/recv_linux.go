@@ -25,11 +25,18 @@ type receiver struct {
 	n     int
 	errno unix.Errno
 	ovfl  uint32 // last SO_RXQ_OVFL seen, counts modulo 2^32
-	// read is poll's method value, made once.
-	read func(fd uintptr) bool
-	now  func(fd uintptr)
-	idle func() // of the Recv under way
+	watch watch
+	run   int                   // results since the reader last had to wait
+	read  func(fd uintptr) bool // these two are made once
+	now   func(fd uintptr)
+	idle  func() // of the Recv under way
+	fails error  // of read
 }
+
+// busyRun is how many receives in a row make a reader busy. While it is,
+// arriving datagrams need not be events: they would wake a thread that finds
+// nobody waiting.
+const busyRun = 3
 
 // maxQuiet bounds how many useless results (empty datagrams, ICMP errors) are
 // passed over before the poller is asked again whether the socket is closed:
@@ -42,19 +49,40 @@ func (r *receiver) init(s *Socket) {
 	r.hdr.Control = (*byte)(unsafe.Pointer(&r.ctl))
 	r.hdr.Iov = &r.iov
 	r.hdr.SetIovlen(1)
-	r.read = func(fd uintptr) bool {
-		r.receive(fd)
-		if r.errno == unix.EAGAIN {
-			s.zc.tryReap(fd)
-			// What arrives from here on wakes the poller.
-			if r.idle != nil {
-				r.idle()
-			}
-			return false
+	r.watch.init(s, unix.EPOLLIN)
+	r.read = func(uintptr) bool {
+		if r.fails = s.rc.Control(r.now); r.fails != nil || r.errno != unix.EAGAIN {
+			return true
 		}
-		return true
+		// What arrives from here on is an event.
+		if r.fails = r.watch.ask(true); r.fails != nil {
+			return true
+		}
+		r.run = 0
+		if s.zc.held.Load() > 0 {
+			_ = s.rc.Control(s.zc.reaper) // completions are events, too
+		}
+		if r.idle != nil {
+			r.idle()
+		}
+		return false
 	}
 	r.now = r.receive
+}
+
+// wait receives, waiting until there is something.
+func (r *receiver) wait() error {
+	r.fails = nil
+	if err := r.watch.wait(r.read); err != nil {
+		return err
+	}
+	if r.fails != nil {
+		return r.fails
+	}
+	if r.run++; r.run == busyRun {
+		return r.watch.ask(false)
+	}
+	return nil
 }
 
 // Recv blocks until something arrived. See PacketConn.
@@ -69,14 +97,17 @@ func (s *Socket) Recv(m *RecvMsg) error {
 	r.iov.SetLen(len(m.Buf))
 	r.idle = m.Idle
 	defer func() { r.iov.Base, r.idle = nil, nil }() // the buffer goes back to its pool
+	if err := r.watch.open(); err != nil {
+		return s.recvError(err)
+	}
 	for failed := 0; ; {
 		draining := s.drain.active.Load()
 		var err error
 		if draining {
-			// The read deadline has passed, so the poller would not even try.
+			// The deadline has passed, so the watch would not even try.
 			err = s.rc.Control(r.now)
 		} else {
-			err = s.rc.Read(r.read)
+			err = r.wait()
 		}
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded) && s.drain.active.Load():
@@ -100,7 +131,7 @@ func (s *Socket) Recv(m *RecvMsg) error {
 }
 
 func (s *Socket) recvError(err error) error {
-	if errors.Is(err, net.ErrClosed) {
+	if s.closed.Load() || errors.Is(err, net.ErrClosed) {
 		return net.ErrClosed
 	}
 	return fmt.Errorf("udp: receive on %s: %w", s.local, err)
@@ -113,7 +144,7 @@ func (r *receiver) receive(fd uintptr) {
 		r.hdr.Namelen = uint32(unsafe.Sizeof(r.name))
 		r.hdr.SetControllen(int(unsafe.Sizeof(r.ctl)))
 		r.hdr.Flags = 0
-		n, _, errno := unix.Syscall(unix.SYS_RECVMSG, fd, uintptr(unsafe.Pointer(&r.hdr)), unix.MSG_DONTWAIT)
+		n, _, errno := unix.RawSyscall(unix.SYS_RECVMSG, fd, uintptr(unsafe.Pointer(&r.hdr)), unix.MSG_DONTWAIT)
 		r.n, r.errno = int(n), errno
 		st := &r.sock.stats
 		switch {

@@ -2,7 +2,6 @@ package udp
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -72,7 +71,9 @@ func (l *senders) put(w *sender) {
 }
 
 func sendmsg(fd uintptr, h *unix.Msghdr, flags uintptr) (int, unix.Errno) {
-	n, _, errno := unix.Syscall(unix.SYS_SENDMSG, fd, uintptr(unsafe.Pointer(h)), flags|unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+	// Raw: the call does not block. Announced to the scheduler as if it might, one
+	// that takes longer than 20 us costs thread switches (see internal/tcpio).
+	n, _, errno := unix.RawSyscall(unix.SYS_SENDMSG, fd, uintptr(unsafe.Pointer(h)), flags|unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 	return int(n), errno
 }
 
@@ -188,7 +189,7 @@ func (w *sender) send(data []byte, size int) (unix.Errno, error) {
 	}
 	w.used = used // the next call may be of another shape
 	if err := w.sock.rc.Control(w.call); err != nil {
-		if errors.Is(err, net.ErrClosed) {
+		if w.sock.closed.Load() {
 			return 0, net.ErrClosed
 		}
 		return 0, fmt.Errorf("udp: send on %s: %w", w.sock.local, err)

@@ -13,10 +13,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Socket is a UDP socket driven through the runtime's poller. Its methods may
-// be called by any number of goroutines; calls of Recv wait for each other.
+// Socket is a UDP socket, waited for by watches. Its methods may be called by
+// any number of goroutines; calls of Recv wait for each other.
 type Socket struct {
-	conn  *net.UDPConn
+	file  *os.File // unknown to the runtime's poller
 	rc    syscall.RawConn
 	local netip.AddrPort
 	v6    bool // an AF_INET6 socket, perhaps dual-stack
@@ -31,6 +31,8 @@ type Socket struct {
 	stats  Stats
 	// sendmsg is the system call; tests put a broken device in its place.
 	sendmsg func(fd uintptr, h *unix.Msghdr, flags uintptr) (int, unix.Errno)
+
+	closed atomic.Bool
 
 	recv     receiver
 	senders  senders
@@ -106,11 +108,37 @@ func FromFile(f *os.File, cfg Config) (*Socket, error) {
 // File duplicates the descriptor, to be passed to another process; the caller
 // closes it. The socket stays bound until every duplicate is closed.
 func (s *Socket) File() (*os.File, error) {
-	f, err := s.conn.File()
+	dup, err := duplicate(s.rc)
 	if err != nil {
 		return nil, fmt.Errorf("udp: duplicate the descriptor of %s: %w", s.local, err)
 	}
 	s.shared.Store(true)
+	return os.NewFile(uintptr(dup), s.local.String()), nil
+}
+
+func duplicate(rc syscall.RawConn) (dup int, err error) {
+	err = control(rc, func(fd int) (err error) {
+		dup, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+		return os.NewSyscallError("fcntl", err)
+	})
+	return dup, err
+}
+
+// unpolled moves a socket out of the runtime's poller. It closes conn.
+func unpolled(conn *net.UDPConn) (*os.File, error) {
+	rc, err := conn.SyscallConn()
+	if err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	fd, err := duplicate(rc)
+	if err = errors.Join(err, conn.Close()); err != nil {
+		return nil, err
+	}
+	// os.NewFile gives descriptors that do not block to the poller. All calls
+	// on this one say MSG_DONTWAIT for themselves.
+	_ = unix.SetNonblock(fd, false)
+	f := os.NewFile(uintptr(fd), "udp")
+	_ = unix.SetNonblock(fd, true) // whoever has a duplicate counts on it
 	return f, nil
 }
 
@@ -121,17 +149,21 @@ func newSocket(pc net.PacketConn, cfg Config) (*Socket, error) {
 		pc.Close()
 		return nil, fmt.Errorf("udp: descriptor is a %s socket, want UDP", pc.LocalAddr().Network())
 	}
-	s := &Socket{conn: conn, sendmsg: sendmsg}
+	s := &Socket{sendmsg: sendmsg}
 	if a, ok := conn.LocalAddr().(*net.UDPAddr); ok {
 		ap := a.AddrPort()
 		s.local = netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 	}
 	var err error
-	if s.rc, err = conn.SyscallConn(); err == nil {
-		err = control(s.rc, func(fd int) error { return s.configure(fd, cfg) })
+	if s.file, err = unpolled(conn); err == nil {
+		if s.rc, err = s.file.SyscallConn(); err == nil {
+			err = control(s.rc, func(fd int) error { return s.configure(fd, cfg) })
+		}
+		if err != nil {
+			s.file.Close()
+		}
 	}
 	if err != nil {
-		conn.Close()
 		return nil, fmt.Errorf("udp: set up socket %s: %w", s.local, err)
 	}
 	s.recv.init(s)
@@ -159,8 +191,13 @@ func (s *Socket) Close() error {
 }
 
 func (s *Socket) close() error {
+	if s.closed.Swap(true) {
+		return fmt.Errorf("udp: close %s: %w", s.local, net.ErrClosed)
+	}
+	s.recv.watch.close()
+	s.writable.watch.close()
 	s.zc.finish(s)
-	err := s.conn.Close()
+	err := s.file.Close()
 	s.drain.finish()
 	return err
 }

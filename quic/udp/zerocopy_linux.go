@@ -3,7 +3,6 @@ package udp
 import (
 	"encoding/binary"
 	"fmt"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -49,8 +48,9 @@ type zerocopy struct {
 
 	mu     sync.Mutex
 	sock   *Socket
-	least  int  // bytes worth it: zerocopyMin, or less in a benchmark
-	ready  bool // next is known
+	reaper func(fd uintptr) // tryReap, made once
+	least  int              // bytes worth it: zerocopyMin, or less in a benchmark
+	ready  bool             // next is known
 	closed bool
 	base   uint32 // number of the oldest send that may wait
 	next   uint32 // number of the next one
@@ -70,7 +70,7 @@ var abandoned struct {
 // configure asks the kernel for zero-copy. Auto does without: up to the 64 KiB
 // of a batch it gains nothing (docs/tuning.md).
 func (z *zerocopy) configure(s *Socket, fd int, mode Mode) error {
-	z.sock, z.least = s, zerocopyMin
+	z.sock, z.least, z.reaper = s, zerocopyMin, z.tryReap
 	if mode != On {
 		return nil
 	}
@@ -214,7 +214,7 @@ func (z *zerocopy) drainQueue(fd uintptr, f func(lo, hi uint32, copied bool)) {
 	for range 2 * maxPinned {
 		z.hdr = unix.Msghdr{Control: (*byte)(unsafe.Pointer(&z.ctl))}
 		z.hdr.SetControllen(int(unsafe.Sizeof(z.ctl)))
-		_, _, errno := unix.Syscall(unix.SYS_RECVMSG, fd, uintptr(unsafe.Pointer(&z.hdr)), unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
+		_, _, errno := unix.RawSyscall(unix.SYS_RECVMSG, fd, uintptr(unsafe.Pointer(&z.hdr)), unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
 		if errno == unix.EINTR {
 			continue
 		}
@@ -260,21 +260,19 @@ func (z *zerocopy) finish(s *Socket) {
 		z.abandon()
 		return
 	}
-	f, err := s.conn.File()
+	fd, err := duplicate(s.rc)
 	if err != nil {
 		z.abandon()
 		return
 	}
-	go z.bury(f)
+	go z.bury(fd)
 }
 
-// bury waits for the last completions of a socket that is closed.
-func (z *zerocopy) bury(f *os.File) {
-	// Not by f.Fd, which would make the descriptor, and all its duplicates, block.
-	if rc, err := f.SyscallConn(); err == nil {
-		_ = control(rc, func(fd int) error { z.await(fd, pinnedWait); return nil })
-	}
-	_ = f.Close()
+// bury waits for the last completions of a socket that is closed, on a
+// duplicate of it.
+func (z *zerocopy) bury(fd int) {
+	z.await(fd, pinnedWait)
+	_ = unix.Close(fd)
 	z.abandon()
 }
 

@@ -95,6 +95,10 @@ func IsLong(first byte) bool { return first&longBit != 0 }
 // connection.
 func HasFixedBit(first byte) bool { return first&fixedBit != 0 }
 
+// ClearFixedBit sets the QUIC bit to 0 in the first byte of a packet that is not
+// protected yet.
+func ClearFixedBit(first *byte) { *first &^= fixedBit }
+
 // ParseInvariant reads the part of a long header that is the same in every
 // version (RFC 8999, Section 5.1). The connection IDs alias b and can have 0
 // to 255 bytes; rest is the offset of the version-specific part. ok is false

@@ -41,12 +41,22 @@ func SMBTorture(t testing.TB, s *Server, g Target, suite string) (Verdicts, Outp
 			t.Fatal(err)
 		}
 	}
+	out := Torture(t, g, suite, "timelimit=5")
+	return parseVerdicts(out.Text), out
+}
+
+// Torture runs a suite or a benchmark of smbtorture against g, with options such
+// as "timelimit=5", and leaves the share as it is.
+func Torture(t testing.TB, g Target, suite string, options ...string) Output {
+	t.Helper()
 	if g.Limit == 0 {
 		g.Limit = 150 * time.Second
 	}
 	args := append([]string{"smbtorture"}, g.args(t)...)
-	out := run(t, g.Work, g.Limit, append(args, "--option=torture:timelimit=5", suite)...)
-	return parseVerdicts(out.Text), out
+	for _, o := range options {
+		args = append(args, "--option=torture:"+o)
+	}
+	return run(t, g.Work, g.Limit, append(args, suite)...)
 }
 
 // parseVerdicts reads the subunit lines: "success: name", "failure: name [".

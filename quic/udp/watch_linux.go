@@ -1,0 +1,136 @@
+package udp
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Waiting for a socket. Go's poller always asks the kernel for both directions
+// of a descriptor. On a UDP socket every datagram that has left is such an
+// event, so while a reader waits, every send would wake a thread for nothing:
+// two context switches a batch. So the socket is kept from Go's poller. A watch
+// is an epoll instance that asks for one direction of it, and Go's poller
+// watches the instance, which is readable when something happened.
+//
+// A socket nobody reads from (the supervisor's, whose packet process has a
+// duplicate) is not watched at all: its packets wake nobody in this process.
+
+// A watch waits for one direction of a socket. It opens when it is first used.
+type watch struct {
+	sock   *Socket
+	events uint32
+
+	mu     sync.Mutex // guards what follows against close
+	file   *os.File   // the epoll instance
+	closed bool
+	past   bool // the deadline has passed
+
+	rc syscall.RawConn // of file; set before the first wait, by the one who waits
+	on bool            // events are asked for; only touched by the one who waits
+
+	// Of a change of events under way. A busy reader changes them often: the
+	// functions are made once.
+	ep      int
+	event   unix.EpollEvent
+	failed  error
+	control func(ep uintptr)
+	modify  func(fd uintptr)
+}
+
+func (w *watch) init(s *Socket, events uint32) {
+	w.sock, w.events = s, events
+	w.modify = func(fd uintptr) {
+		w.event.Fd = int32(fd)
+		w.failed = unix.EpollCtl(w.ep, unix.EPOLL_CTL_MOD, int(fd), &w.event)
+	}
+	w.control = func(ep uintptr) {
+		w.ep = int(ep)
+		if err := w.sock.rc.Control(w.modify); err != nil {
+			w.failed = err
+		}
+	}
+}
+
+// open prepares the watch and asks for its events.
+func (w *watch) open() error {
+	if w.rc != nil {
+		return nil
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed {
+		return net.ErrClosed
+	}
+	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("udp: watch %s: %w (is the limit of open files reached?)", w.sock.local, os.NewSyscallError("epoll_create1", err))
+	}
+	err = unix.SetNonblock(ep, true) // what os.NewFile goes by
+	if err == nil {
+		err = control(w.sock.rc, func(fd int) error {
+			return unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: w.events | unix.EPOLLET, Fd: int32(fd)})
+		})
+	}
+	file := os.NewFile(uintptr(ep), "epoll")
+	if err == nil && w.past {
+		err = file.SetReadDeadline(longAgo)
+	}
+	if err == nil {
+		w.rc, err = file.SyscallConn()
+	}
+	if err != nil {
+		w.rc = nil
+		file.Close()
+		return fmt.Errorf("udp: watch %s: %w", w.sock.local, err)
+	}
+	w.file, w.on = file, true
+	return nil
+}
+
+// wait calls try until it returns true, at once and then whenever the socket
+// has had an event.
+func (w *watch) wait(try func(uintptr) bool) error { return w.rc.Read(try) }
+
+// ask switches events on or off. What is there already when they are switched
+// on counts as an event.
+func (w *watch) ask(on bool) error {
+	if w.on == on {
+		return nil
+	}
+	w.event.Events, w.failed = 0, nil
+	if on {
+		w.event.Events = w.events | unix.EPOLLET
+	}
+	err := w.rc.Control(w.control)
+	if err == nil {
+		err = w.failed
+	}
+	if err == nil {
+		w.on = on
+	}
+	return err
+}
+
+// expire makes wait fail with os.ErrDeadlineExceeded from now on.
+func (w *watch) expire() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.past = true
+	if w.file != nil {
+		_ = w.file.SetReadDeadline(longAgo) // it is open and pollable
+	}
+}
+
+func (w *watch) close() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.closed = true
+	if w.file != nil {
+		_ = w.file.Close()
+	}
+}

@@ -1,0 +1,56 @@
+package tlshd
+
+import (
+	"os"
+	"os/user"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// The account of a helper that root starts without naming one. Where it does
+// not exist a number takes its place that nobody has: the range is the one that
+// systemd's DynamicUser= takes its numbers from.
+const (
+	helperAccount = "quic-fsgw-tlshd"
+	helperNumber  = 61444
+)
+
+// Account returns the ids of an account, or of a number from first up that
+// nobody has, if there is no such account.
+func Account(name string, first int) (uid, gid int) {
+	if u, err := user.Lookup(name); err == nil {
+		uid, uidErr := strconv.Atoi(u.Uid)
+		gid, gidErr := strconv.Atoi(u.Gid)
+		if uidErr == nil && gidErr == nil && uid != 0 {
+			return uid, gid
+		}
+	}
+	for n := first; ; n++ {
+		_, userErr := user.LookupId(strconv.Itoa(n))
+		_, groupErr := user.LookupGroupId(strconv.Itoa(n))
+		if userErr != nil && groupErr != nil {
+			return n, n
+		}
+	}
+}
+
+// helperCredential lets a helper begin as its own account instead of becoming
+// it later: it is never root. One capability of root's is left to it, to read
+// files that it may not, so that renewed keys stay root's alone.
+func helperCredential(a *syscall.SysProcAttr) {
+	uid, gid := Account(helperAccount, helperNumber)
+	a.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid), Groups: []uint32{uint32(gid)}}
+	a.AmbientCaps = []uintptr{unix.CAP_DAC_READ_SEARCH}
+}
+
+// ownExecutable is a name for this program that whoever it runs as can
+// execute, whatever folders it is in.
+func ownExecutable() (string, error) {
+	const self = "/proc/self/exe"
+	if _, err := os.Stat(self); err == nil {
+		return self, nil
+	}
+	return os.Executable()
+}
