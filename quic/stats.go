@@ -11,8 +11,6 @@ type endpointStats struct {
 
 	DropHeader, DropDecrypt, DropDuplicate, DropNoKeys, DropUnknown, DropVersion, DropSmallInitial, Drop0RTT, DropBudget, DropBusy atomic.Int64
 
-	GSOFallbacks atomic.Int64
-
 	SendErrors, RecvErrors, CopiedBytes atomic.Int64
 
 	closedConns counters
@@ -20,7 +18,7 @@ type endpointStats struct {
 
 // counters sums what closed connections counted.
 type counters struct {
-	DatagramsSent, DatagramsReceived, BytesSent, BytesReceived, PacketsSent, PacketsReceived, PacketsLost, BytesRetransmitted, Batches, PTOs atomic.Uint64
+	DatagramsSent, DatagramsReceived, BytesSent, BytesReceived, PacketsSent, PacketsReceived, PacketsLost, BytesRetransmitted, Batches, PTOs, GSOFallbacks, BlackHoles, CEReports atomic.Uint64
 }
 
 // Stats is a snapshot of an Endpoint's counters. Drop reasons: header (not a
@@ -37,6 +35,7 @@ type Stats struct {
 	HeldBytes                                                                            int64 // capacity of buffers that hold received data
 	DatagramsSent, DatagramsReceived, BytesSent, BytesReceived                           uint64
 	PacketsSent, PacketsReceived, PacketsLost, BytesRetransmitted, Batches, PTOs         uint64
+	GSOFallbacks, BlackHoles, CEReports                                                  uint64
 }
 
 // ConnStats is a snapshot of one connection's counters.
@@ -86,6 +85,9 @@ func (s *counters) retire(c *ConnStats) {
 	s.BytesRetransmitted.Add(c.BytesRetransmitted)
 	s.Batches.Add(c.Batches)
 	s.PTOs.Add(c.PTOs)
+	s.GSOFallbacks.Add(c.GSOFallbacks)
+	s.BlackHoles.Add(c.BlackHoles)
+	s.CEReports.Add(c.CEReports)
 }
 
 // Stats returns the endpoint's counters, those of closed and of live connections.
@@ -118,6 +120,9 @@ func (e *Endpoint) Stats() Stats {
 		s.BytesRetransmitted += k.BytesRetransmitted.Load()
 		s.Batches += k.Batches.Load()
 		s.PTOs += k.PTOs.Load()
+		s.GSOFallbacks += k.GSOFallbacks.Load()
+		s.BlackHoles += k.BlackHoles.Load()
+		s.CEReports += k.CEReports.Load()
 	}
 	e.mu.RLock()
 	s.Connections, s.Handshaking = len(e.live), e.handshaking

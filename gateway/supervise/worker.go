@@ -76,7 +76,7 @@ func Worker(ctx context.Context, wc WorkerConfig) error {
 	log.Info("packet process runs", "uid", os.Getuid(), "sandbox", sandbox)
 	w := &packetProcess{ch: ch, log: log, file: start.Config, client: tlshd.NewClient(tlshd.ClientOptions{Logger: log})}
 	defer w.client.Close()
-	listeners, err := inherit(cfg, start.Shards)
+	listeners, err := inherit(cfg, start.Shards, log)
 	if err != nil {
 		return err
 	}
@@ -92,10 +92,12 @@ func Worker(ctx context.Context, wc WorkerConfig) error {
 }
 
 // inherit takes over the sockets that the supervisor opened.
-func inherit(cfg *config.Config, shards []int) ([]gateway.Listener, error) {
+func inherit(cfg *config.Config, shards []int, log *slog.Logger) ([]gateway.Listener, error) {
 	if len(shards) != len(cfg.Listen) {
 		return nil, fmt.Errorf("packet process: %d listeners inherited, %d configured (the file changed meanwhile: restart)", len(shards), len(cfg.Listen))
 	}
+	sockets := socketConfig(&cfg.QUIC)
+	sockets.Logger = log
 	var out []gateway.Listener
 	fd := uintptr(firstFile + 1)
 	for i, n := range shards {
@@ -105,7 +107,7 @@ func inherit(cfg *config.Config, shards []int) ([]gateway.Listener, error) {
 			files = append(files, os.NewFile(fd, "udp"))
 			fd++
 		}
-		g, err := udp.GroupFromFiles(files, socketConfig(&cfg.QUIC))
+		g, err := udp.GroupFromFiles(files, sockets)
 		for _, f := range files {
 			_ = f.Close()
 		}

@@ -8,6 +8,7 @@ package udp
 
 import (
 	"errors"
+	"log/slog"
 	"net/netip"
 	"sync/atomic"
 )
@@ -86,6 +87,11 @@ type Config struct {
 	RecvBuffer, SendBuffer int
 	// MaxSegments bounds one GSO send: 1 to 64, 0 is 64.
 	MaxSegments int
+	// Logger hears of offloads that are switched off because a self-test found
+	// them broken; nil: nobody does.
+	Logger *slog.Logger
+	// untested: no self-test, this socket is part of one.
+	untested bool
 	// Layout is the connection-ID layout a group steers by. The zero value is
 	// the default layout.
 	Layout Layout
@@ -169,20 +175,21 @@ type SendMsg struct {
 
 // Stats counts what a socket did. Fields only grow; read them at any time.
 type Stats struct {
-	SendCalls       atomic.Uint64 // sendmsg calls that sent something
-	SendDatagrams   atomic.Uint64
-	SendBytes       atomic.Uint64
-	RecvCalls       atomic.Uint64 // recvmsg calls that returned something
-	RecvDatagrams   atomic.Uint64
-	RecvBytes       atomic.Uint64
-	EmptyDatagrams  atomic.Uint64 // zero-length datagrams, dropped
-	Truncated       atomic.Uint64 // datagrams or control data cut, dropped
-	RecvErrors      atomic.Uint64 // ICMP and other transient errors, ignored
-	GSOFallbacks    atomic.Uint64 // batches sent one by one because GSO failed
-	RxQueueOverflow atomic.Uint64 // datagrams the kernel dropped: queue full (SO_RXQ_OVFL)
-	WouldBlock      atomic.Uint64
-	NoBufs          atomic.Uint64
-	TooLong         atomic.Uint64
+	SendCalls        atomic.Uint64 // sendmsg calls that sent something
+	SendDatagrams    atomic.Uint64
+	SendBytes        atomic.Uint64
+	RecvCalls        atomic.Uint64 // recvmsg calls that returned something
+	RecvDatagrams    atomic.Uint64
+	RecvBytes        atomic.Uint64
+	EmptyDatagrams   atomic.Uint64 // zero-length datagrams, dropped
+	Truncated        atomic.Uint64 // datagrams or control data cut, dropped
+	RecvErrors       atomic.Uint64 // ICMP and other transient errors, ignored
+	SelfTestFailures atomic.Uint64 // offloads switched off because batches were corrupted over loopback
+	GSOFallbacks     atomic.Uint64 // batches sent one by one because GSO failed
+	RxQueueOverflow  atomic.Uint64 // datagrams the kernel dropped: queue full (SO_RXQ_OVFL)
+	WouldBlock       atomic.Uint64
+	NoBufs           atomic.Uint64
+	TooLong          atomic.Uint64
 
 	ZerocopySends     atomic.Uint64 // sends with MSG_ZEROCOPY
 	ZerocopyCopied    atomic.Uint64 // of which the kernel copied after all
