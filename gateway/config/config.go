@@ -238,7 +238,7 @@ type QUIC struct {
 	MaxUDPPayload Auto     `yaml:"max_udp_payload" default:"auto" min:"1200" max:"65527" doc:"Bytes per datagram; auto: path MTU discovery"`
 	GSO           string   `yaml:"gso" default:"auto" enum:"auto|on|off" doc:"Send batches with UDP segmentation offload"`
 	GRO           string   `yaml:"gro" default:"auto" enum:"auto|on|off" doc:"Receive batches with UDP receive offload"`
-	ZeroCopy      string   `yaml:"zerocopy" default:"auto" enum:"auto|on|off" doc:"MSG_ZEROCOPY for large batches; not in this release"`
+	ZeroCopy      string   `yaml:"zerocopy" default:"auto" enum:"auto|on|off" doc:"MSG_ZEROCOPY for batches from 32 KiB, given up where the kernel copies all the same; auto: not used, see tuning.md"`
 	EarlyData     string   `yaml:"early_data" default:"off" enum:"off" doc:"0-RTT; file protocols must not use it, so off is the only value"`
 }
 
