@@ -50,9 +50,14 @@ func (c *Conn) onData(s *Stream, end uint64) error {
 // that rate, and some time for both ends to be scheduled. The smallest one,
 // because a round trip that grows with the window only says that the data
 // waits in a queue; on loopback in that of our own socket, until it overflows.
+//
+// While the rate rises it is eight round trips: a sender in slow start doubles
+// its rate in each, and what it may send has to be there a round trip before.
+// Held up in slow start it would take the window for the end of the path.
 type windowRate struct {
-	since time.Time
-	taken uint64 // bytes since then
+	since  time.Time
+	taken  uint64  // bytes since then
+	before float64 // rate of the period before
 }
 
 const (
@@ -60,28 +65,35 @@ const (
 	rateSlack  = 3 * time.Millisecond
 )
 
-// outgrows notes that n bytes were taken and reports, at most once a period,
-// whether a window is less than it should be.
-func (m *windowRate) outgrows(now time.Time, rtt time.Duration, n, window uint64) bool {
+// grown notes that n bytes were taken and returns what a window should be from
+// now on. It changes at most once a period.
+func (m *windowRate) grown(now time.Time, rtt time.Duration, n, window uint64) uint64 {
 	if m.since.IsZero() {
 		m.since = now
 	}
 	m.taken += n
 	d := now.Sub(m.since)
 	if d < max(rtt, ratePeriod) {
-		return false
+		return window
 	}
-	want := float64(m.taken) * float64(4*rtt+rateSlack) / float64(d)
-	m.since, m.taken = now, 0
-	return float64(window) < want
+	rate := float64(m.taken) / float64(d)
+	trips := 4 * rtt
+	if m.before > 0 && rate > m.before+m.before/4 {
+		trips = 8 * rtt
+	}
+	m.since, m.taken, m.before = now, 0, rate
+	if want := rate * float64(trips+rateSlack); float64(window) < want {
+		return max(2*window, uint64(min(want, 4*float64(window))))
+	}
+	return window
 }
 
 // creditConn gives the peer room for n more bytes on the connection.
 func (c *Conn) creditConn(n uint64) {
 	f := &c.flow
 	f.consumed += n
-	if f.rate.outgrows(c.now(), c.path.rtt.Min(), n, f.window) && c.mayGrow() {
-		f.window = max(f.window, min(f.window*2, uint64(c.cfg.maxConnWindow())))
+	if w := f.rate.grown(c.now(), c.path.rtt.Min(), n, f.window); w > f.window && c.mayGrow() {
+		f.window = max(f.window, min(w, uint64(c.cfg.maxConnWindow())))
 	}
 	if f.max-f.consumed > f.window/2 {
 		return

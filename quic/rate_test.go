@@ -26,7 +26,7 @@ func TestWindowRate(t *testing.T) {
 			grew := 0
 			const steps = 200
 			for range steps {
-				if m.outgrows(now, tc.rtt, tc.n, tc.window) {
+				if m.grown(now, tc.rtt, tc.n, tc.window) > tc.window {
 					grew++
 				}
 				now = now.Add(ms)

@@ -182,8 +182,8 @@ func (s *Stream) credit(n int) {
 	if r.buf.hasFin || r.reset || r.stopped {
 		return
 	}
-	if r.rate.outgrows(c.now(), c.path.rtt.Min(), uint64(n), r.window) && c.mayGrow() {
-		r.window = max(r.window, min(r.window*2, uint64(c.cfg.maxStreamWindow())))
+	if w := r.rate.grown(c.now(), c.path.rtt.Min(), uint64(n), r.window); w > r.window && c.mayGrow() {
+		r.window = max(r.window, min(w, uint64(c.cfg.maxStreamWindow())))
 	}
 	left := r.max - r.buf.read
 	if left > r.window/2 {
