@@ -111,6 +111,8 @@ func (c *Conn) loseRecord(r recovery.Record) {
 		c.ids.retire = append(c.ids.retire, r.ID)
 	case recHandshakeDone:
 		c.hsDone = true
+	case recAckFrequency:
+		c.freq.due = c.freq.due || r.ID+1 == c.freq.seq // unless a newer one went out
 	case recNewToken:
 		c.tokenDue = true // another will do as well
 	case recStream, recMaxStreamData, recReset, recStop, recStreamBlocked:

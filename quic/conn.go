@@ -92,6 +92,7 @@ type connGuarded struct {
 	recv   [recovery.NumSpaces]recovery.Received
 	loss   recovery.Loss
 	probes [recovery.NumSpaces]int
+	freq   ackFrequency
 
 	ack         wire.Ack            // reused by frame parsing
 	ackRanges   []recovery.AckRange // the same in recovery's type

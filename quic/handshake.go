@@ -81,6 +81,7 @@ func (c *Conn) localParams() *wire.TransportParams {
 		InitialMaxStreamsUni:           uint64(cfg.streamsUni()),
 		AckDelayExponent:               ackDelayExponent,
 		MaxAckDelay:                    localMaxAckDelay,
+		MinAckDelay:                    localMinAckDelay,
 		ActiveConnIDLimit:              localConnIDLimit,
 		GreaseBit:                      !cfg.NoGrease,
 		VersionInfo:                    c.versionInfo(),

@@ -26,6 +26,7 @@ const (
 	recStreamBlocked             // ID, Off
 	recStreamsBlocked            // ID: kind
 	recNewToken                  //
+	recAckFrequency              // ID: sequence number
 )
 
 // maxFrameLen is room enough for any control frame here.
@@ -34,7 +35,7 @@ const maxFrameLen = 64
 // wantsApp tells whether 1-RTT packets other than ACKs are due.
 func (c *Conn) wantsApp() bool {
 	t := &c.streams
-	return len(t.sendQueue) > 0 || len(t.ctrlQueue) > 0 || c.flow.needMax || c.hsDone || c.tokenDue && c.path.validated || c.ping || len(c.ids.retire) > 0 ||
+	return len(t.sendQueue) > 0 || len(t.ctrlQueue) > 0 || c.flow.needMax || c.hsDone || c.tokenDue && c.path.validated || c.ping || c.freq.due || len(c.ids.retire) > 0 ||
 		t.needMax[0] || t.needMax[1] || c.crypto[recovery.AppData].wants()
 }
 
@@ -74,6 +75,10 @@ func (c *Conn) appendControl(b []byte, room int, pkt *recovery.SentPacket) []byt
 		b = wire.AppendPing(b)
 		c.ping = false
 		pkt.AckEliciting = true
+	}
+	if c.freq.due && fits() {
+		add(recovery.Record{Kind: recAckFrequency, ID: c.freq.seq})
+		b = c.appendAckFrequency(b)
 	}
 	if c.flow.needMax && fits() {
 		b = wire.AppendMaxData(b, c.flow.max)
