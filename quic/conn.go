@@ -97,6 +97,7 @@ type connGuarded struct {
 	acct        accounts
 	flow        connFlow
 	streams     streamTable
+	dg          *datagrams // nil: none were sent or received
 
 	largestPN       int64 // largest 1-RTT packet number received
 	lastHeard       time.Time
@@ -371,6 +372,7 @@ func (c *Conn) free() {
 		s.wgate.open()
 	}
 	c.streams.closed()
+	c.freeDatagrams()
 	c.early = nil
 	c.crypto = [3]cryptoStream{}
 	if c.blocked != nil {

@@ -33,11 +33,7 @@ func (c *Conn) processFrames(f *frameInfo, b []byte) error {
 	}
 	for len(b) > 0 {
 		typ := uint64(b[0])
-		if !wire.FrameKnown(typ) || typ == wire.FrameDatagram || typ == wire.FrameDatagramLen {
-			// RFC 9221, Section 3: a DATAGRAM that was not negotiated is a PROTOCOL_VIOLATION.
-			if typ == wire.FrameDatagram || typ == wire.FrameDatagramLen {
-				return c.fail(ProtocolViolation, typ, "DATAGRAM was not negotiated")
-			}
+		if !wire.FrameKnown(typ) {
 			return c.fail(FrameEncodingError, typ, "unknown frame type")
 		}
 		if !wire.FrameAllowed(typ, f.packet) {
@@ -94,6 +90,11 @@ func (c *Conn) processFrame(f *frameInfo, typ uint64, b []byte) (n int, err erro
 		var token []byte
 		if token, n = wire.ConsumeNewToken(b); n >= 0 {
 			err = c.onNewToken(token)
+		}
+	case wire.FrameDatagram, wire.FrameDatagramLen:
+		var data []byte
+		if data, n = wire.ConsumeDatagram(b); n >= 0 {
+			err = c.onDatagram(data, n)
 		}
 	case wire.FrameHandshakeDone:
 		n = wire.ConsumeHandshakeDone(b)

@@ -81,6 +81,7 @@ func (c *Conn) localParams() *wire.TransportParams {
 		MaxAckDelay:                    localMaxAckDelay,
 		ActiveConnIDLimit:              localConnIDLimit,
 		GreaseBit:                      !cfg.NoGrease,
+		MaxDatagram:                    cfg.maxDatagramFrame(),
 		VersionInfo:                    c.versionInfo(),
 	}
 	greaseParams(p)
@@ -393,6 +394,9 @@ func (c *Conn) admit() {
 	c.issueIDs()
 	for i := range c.streams.accept {
 		c.streams.accept[i].open()
+	}
+	if c.dg != nil {
+		c.dg.arrived.open()
 	}
 	if c.server {
 		// RFC 9001, Section 4.1.2: "the TLS handshake is considered confirmed at

@@ -245,8 +245,13 @@ func (c *Conn) buildShort(b *outBatch, slot []byte, mode int) int {
 	room := cap(slot) - len(hdr) - protect.TagLen
 	pkt := recovery.SentPacket{PN: pn, Path: c.path.id}
 
-	front := c.appendAck(b.front[:0], recovery.AppData, room, &pkt)
-	ackOnly := len(front) > 0
+	front := b.front[:0]
+	if mode != packAcks {
+		front = c.appendDatagrams(front, room, &pkt) // first, as they fit whole or not at all
+	}
+	data := len(front)
+	front = c.appendAck(front, recovery.AppData, room-data, &pkt)
+	ackOnly := len(front) > data
 	if ackOnly && c.recv[recovery.AppData].ShouldElicit() && c.ackDue(recovery.AppData) {
 		c.ping = true
 	}

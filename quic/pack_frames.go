@@ -35,7 +35,7 @@ const maxFrameLen = 64
 func (c *Conn) wantsApp() bool {
 	t := &c.streams
 	return len(t.sendQueue) > 0 || len(t.ctrlQueue) > 0 || c.flow.needMax || c.hsDone || c.tokenDue && c.path.validated || c.ping || len(c.ids.retire) > 0 ||
-		t.needMax[0] || t.needMax[1] || c.crypto[recovery.AppData].wants()
+		t.needMax[0] || t.needMax[1] || c.wantsDatagrams() || c.crypto[recovery.AppData].wants()
 }
 
 // appendControl appends the control frames that are due, as far as they fit.

@@ -439,13 +439,18 @@ func TestRotateConnectionIDs(t *testing.T) {
 		time.Sleep(time.Second)
 		for i := range 10 {
 			x := []*Conn{c, s}[i%2]
-			old := x.dst()
+			dst := func() wire.ConnID {
+				x.lock()
+				defer x.unlock()
+				return x.dst()
+			}
+			old := dst()
 			if err := x.RotateConnectionIDs(); err != nil {
 				t.Fatalf("%d: %v", i, err)
 			}
 			sp.exchange(c, s, 1, 50<<10)
 			time.Sleep(time.Second)
-			if x.dst() == old {
+			if dst() == old {
 				t.Error("the same ID is in use")
 			}
 		}
