@@ -214,6 +214,7 @@ func transportConfig(q *config.QUIC) *quic.Config {
 	c := &quic.Config{
 		MaxIdleTimeout: time.Duration(q.IdleTimeout), KeepAlive: time.Duration(q.Keepalive), MaxUDPPayload: int(q.MaxUDPPayload),
 	}
+	c.Congestion, _ = quic.ParseCongestion(q.Congestion) // the schema allows no other names
 	for _, v := range q.Versions {
 		c.Versions = append(c.Versions, quicVersions[v])
 	}

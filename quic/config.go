@@ -4,6 +4,8 @@ import (
 	"log/slog"
 	"net/netip"
 	"time"
+
+	"github.com/quic-fsgw/quic-fsgw/quic/recovery"
 )
 
 // RetryMode says when a server validates addresses with Retry packets (RFC 9000, Section 8.1.2).
@@ -15,6 +17,19 @@ const (
 	RetryAlways
 	RetryAuto // while a quarter of MaxHandshakes are under way, or more than RetryAbove begin in a second
 )
+
+// Congestion is a congestion control algorithm.
+type Congestion = recovery.Algorithm
+
+// Congestion control algorithms (docs/quic-recovery.md).
+const (
+	CUBIC   = recovery.CUBIC
+	NewReno = recovery.NewReno
+	BBR     = recovery.BBR
+)
+
+// ParseCongestion returns the algorithm of that name: newreno, cubic or bbr.
+func ParseCongestion(name string) (Congestion, error) { return recovery.ParseAlgorithm(name) }
 
 // Config configures the connections of an Endpoint. The zero value of each
 // field is its default. A Config must not be changed once in use.
@@ -61,6 +76,8 @@ type Config struct {
 	KeepAlive        time.Duration // send PING when idle for so long; 0: never
 	HandshakeTimeout time.Duration // default 10 s
 	InitialRTT       time.Duration // default 333 ms (RFC 9002, Section 6.2.2)
+
+	Congestion Congestion // congestion control; default CUBIC
 
 	StreamWindow    int64 // initial receive window of a stream, default 512 KiB
 	MaxStreamWindow int64 // auto-tuned up to this, default 16 MiB

@@ -182,6 +182,9 @@ func (c *Conn) route(b []byte) bool {
 			c.refuse(err)
 			return false
 		}
+		if cfg.Congestion != c.cfg.Congestion {
+			c.path.cc = recovery.NewController(cfg.Congestion, c.path.mtu)
+		}
 		c.cfg = cfg
 	}
 	if !slices.ContainsFunc(ch.ALPN, func(p string) bool { return slices.Contains(c.cfg.NextProtos, p) }) {

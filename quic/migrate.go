@@ -37,7 +37,7 @@ func (c *Conn) onOtherAddress(src *packetSource, dst wire.ConnID, moves bool) {
 	c.probed.valid = c.probed.valid && c.probed.seq != seq
 	c.paths++
 	var p path
-	p.init(c.paths, src.remote, src.local, src.ifIndex, c.cfg.initialRTT())
+	p.init(c.paths, src.remote, src.local, src.ifIndex, c.cfg)
 	if old.remote.Addr() == src.remote.Addr() {
 		// Section 9.4: "Because port-only changes are commonly the result of NAT
 		// rebinding or other middlebox activity, the endpoint MAY instead retain its

@@ -173,11 +173,11 @@ func (c *Conn) recordSent(space recovery.Space, pkt *recovery.SentPacket, size i
 			c.recv[space].ElicitSent()
 		}
 	}
-	c.loss.Sent(c.now(), space, *pkt)
 	if pkt.InFlight && pkt.Path == c.path.id {
-		c.path.cc.OnSent(c.now(), size, c.loss.InFlight())
+		pkt.SendState = c.path.cc.OnSent(c.now(), size, c.loss.InFlight())
 		c.path.pacer.Sent(c.now(), size) // ACKs alone are not paced (RFC 9002, Section 7.7)
 	}
+	c.loss.Sent(c.now(), space, *pkt)
 	if pkt.AckEliciting && c.lastSent.IsZero() {
 		c.lastSent = c.now()
 	}

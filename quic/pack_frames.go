@@ -274,7 +274,7 @@ func (c *Conn) markSent(s *Stream, off uint64, n int, again bool, pkt *recovery.
 	pkt.AckEliciting = true
 	if w.waiter && !w.fin && s.room() >= maxUnsent/2 {
 		w.waiter = false
-		s.wgate.open()
+		c.wakeWriter(s)
 	}
 	return fin
 }

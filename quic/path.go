@@ -41,10 +41,10 @@ type path struct {
 	needResponse   bool
 }
 
-func (p *path) init(id uint8, remote netip.AddrPort, local netip.Addr, ifIndex int, initialRTT time.Duration) {
+func (p *path) init(id uint8, remote netip.AddrPort, local netip.Addr, ifIndex int, cfg *Config) {
 	*p = path{id: id, remote: remote, local: local, ifIndex: ifIndex, mtu: minDatagram}
-	p.rtt.Init(initialRTT)
-	p.cc = recovery.NewNewReno(minDatagram)
+	p.rtt.Init(cfg.initialRTT())
+	p.cc = recovery.NewController(cfg.Congestion, minDatagram)
 	p.pacer.Init(minDatagram)
 }
 

@@ -101,7 +101,7 @@ func (c *Conn) startProbe(remote netip.AddrPort, local netip.Addr) (*probe, erro
 	}
 	c.paths++
 	m := &probe{done: make(chan error, 1)}
-	m.path.init(c.paths, remote, local, 0, c.cfg.initialRTT())
+	m.path.init(c.paths, remote, local, 0, c.cfg)
 	m.path.validated = true // the limit is the server's (RFC 9000, Section 8.1)
 	c.probe = m
 	c.useRemote(&m.path, seq)
