@@ -45,20 +45,22 @@ type Conn struct {
 }
 
 type connGuarded struct {
-	clock   time.Time // when the lock was taken
-	cfg     *Config
-	version wire.Version
-	ver     versionState
-	greases bool // the peer takes packets whose QUIC bit is 0
-	state   connState
-	dirty   bool // there may be something to send
-	late    bool // the socket's reader is going to send it, and to wake whom there is to wake
-	path    path
-	prev    *path  // validated path to return to while the new one is unproven
-	probe   *probe // path that a client is about to move to
-	probed  probedPath
-	heardOn wire.ConnID // of ours, where the newest packet was sent to
-	paths   uint8       // path ids given out
+	clock     time.Time // when the lock was taken
+	cfg       *Config
+	version   wire.Version
+	ver       versionState
+	greases   bool // the peer takes packets whose QUIC bit is 0
+	state     connState
+	dirty     bool // there may be something to send
+	late      bool // the socket's reader is going to send it, and to wake whom there is to wake
+	path      path
+	prev      *path // validated path to return to while the new one is unproven
+	subs      []*subscriber
+	eventMask EventMask // of all of them
+	probe     *probe    // path that a client is about to move to
+	probed    probedPath
+	heardOn   wire.ConnID // of ours, where the newest packet was sent to
+	paths     uint8       // path ids given out
 
 	hs            Handshake
 	hsEpoch       uint8 // of the handshake under way: late events of another do not count
@@ -408,7 +410,11 @@ func (c *Conn) UpdateKeys() error {
 
 func (c *Conn) updateKeys() error {
 	c.stats.KeyUpdates++
-	return c.app.rotate(c.loss.NextPN(recovery.AppData))
+	err := c.app.rotate(c.loss.NextPN(recovery.AppData))
+	if err == nil && c.eventMask&EventKeyUpdate != 0 {
+		c.emit(Event{Kind: EventKeyUpdate, Phase: c.app.phase})
+	}
+	return err
 }
 
 func (c *Conn) pto() time.Duration {

@@ -176,6 +176,9 @@ func (c *Conn) processFlowFrame(typ uint64, b []byte) (n int, err error) {
 func (c *Conn) onMaxData(v uint64) {
 	if v > c.flow.sendMax {
 		c.flow.sendMax = v
+		if c.eventMask&EventMaxData != 0 {
+			c.emit(Event{Kind: EventMaxData, Whole: true, Max: v})
+		}
 		for _, s := range c.streams.waiting {
 			s.waits = false
 			c.queueSend(s)
@@ -204,6 +207,9 @@ func (c *Conn) onNewToken(token []byte) error {
 	}
 	if c.cfg.Tokens != nil && len(token) <= maxTokenLen {
 		c.cfg.Tokens.put(c.cfg.ServerName, c.version, token)
+	}
+	if c.eventMask&EventNewToken != 0 {
+		c.emit(Event{Kind: EventNewToken, Data: clone(token)})
 	}
 	return nil
 }

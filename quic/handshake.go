@@ -135,6 +135,9 @@ func (c *Conn) feedCrypto(space recovery.Space) {
 		if b = c.ticketMessages(b); len(b) == 0 {
 			return
 		}
+		if c.eventMask&EventSessionTicket != 0 {
+			c.emit(Event{Kind: EventSessionTicket, Data: clone(b)})
+		}
 	}
 	c.hs.Crypto(levelOf(space), b)
 	s.take(len(b))

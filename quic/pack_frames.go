@@ -266,8 +266,14 @@ func (c *Conn) markSent(s *Stream, off uint64, n int, again bool, pkt *recovery.
 		c.flow.sent += uint64(n)
 	}
 	w.buf.sent(off, end)
+	if off == 0 && !again {
+		c.emitStream(s, SendSend)
+	}
 	fin = w.fin && end == w.buf.end
 	if fin {
+		if !w.finSent {
+			c.emitStream(s, SendSent)
+		}
 		w.finSent, w.finLost = true, false
 	}
 	pkt.Add(recovery.Record{Kind: recStream, ID: s.id, Off: off, Len: uint32(n), Fin: fin})
@@ -350,13 +356,4 @@ func withoutFirst(q []*Stream) []*Stream {
 		return nil
 	}
 	return q
-}
-
-// rotate gives the next stream its turn.
-func (t *streamTable) rotate() {
-	if n := len(t.sendQueue); n > 1 {
-		s := t.sendQueue[0]
-		copy(t.sendQueue, t.sendQueue[1:])
-		t.sendQueue[n-1] = s
-	}
 }
