@@ -3,8 +3,8 @@ package gateway
 import (
 	"sync"
 
-	"github.com/quic-fsgw/quic-fsgw/backend"
 	"github.com/quic-fsgw/quic-fsgw/gateway/admin"
+	"github.com/quic-fsgw/quic-fsgw/internal/backend"
 	"github.com/quic-fsgw/quic-fsgw/quic"
 	"github.com/quic-fsgw/quic-fsgw/quic/udp"
 )

@@ -144,15 +144,23 @@ func (c *Conn) feedCrypto(space recovery.Space) {
 }
 
 // msgNewSessionTicket is the one TLS message that may follow the handshake.
-const msgNewSessionTicket = 4
+const (
+	msgNewSessionTicket   = 4
+	msgCertificateRequest = 13
+)
 
 // ticketMessages returns the whole messages at the start of b. RFC 9001, Section 6:
 // "Endpoints MUST treat the receipt of a TLS KeyUpdate message as a connection
-// error of type 0x010a". No other message is expected either: client
-// authentication after the handshake is not allowed (Section 4.4).
+// error of type 0x010a". No other message is expected either. Section 4.4:
+// "Clients MUST treat receipt of a TLS CertificateRequest message as a connection
+// error of type PROTOCOL_VIOLATION", once the handshake is over.
 func (c *Conn) ticketMessages(b []byte) []byte {
 	n := 0
 	for len(b)-n >= 4 {
+		if b[n] == msgCertificateRequest {
+			_ = c.fail(ProtocolViolation, wire.FrameCrypto, "TLS CertificateRequest after the handshake")
+			return nil
+		}
 		if b[n] != msgNewSessionTicket {
 			_ = c.fail(CryptoErrorBase+TransportErrorCode(AlertUnexpectedMessage), wire.FrameCrypto, "unexpected TLS message after the handshake")
 			return nil
