@@ -74,6 +74,8 @@ type Certificate struct {
 	Cert  Path     `yaml:"cert" default:"" doc:"Certificate chain, leaf first; PEM or DER"`
 	Key   Path     `yaml:"key" default:"" doc:"Private key; PEM or DER"`
 	PFX   Path     `yaml:"pfx" default:"" doc:"PKCS #12 file instead of cert and key"`
+
+	PFXPassword Path `yaml:"pfx_password_file" default:"" doc:"File whose first line is the password of pfx; empty: no password"`
 }
 
 // AccessRule is a named rule. Rule is its compiled form.
