@@ -59,7 +59,7 @@ type Listen struct {
 type Tlshd struct {
 	Mode         string        `yaml:"mode" default:"spawn" enum:"spawn|socket" doc:"spawn: serve starts the helper; socket: the helper is a service of its own"`
 	Socket       Path          `yaml:"socket" default:"/run/quic-fsgw/tlshd.sock" doc:"Where the helper listens in mode socket"`
-	User         string        `yaml:"user" default:"" doc:"Account a spawned helper runs as when the gateway is started by root; empty: the gateway's own"`
+	User         string        `yaml:"user" default:"" doc:"Account a spawned helper becomes after it has read its files, when root starts serve; empty: it begins as quic-fsgw-tlshd, or a number that nobody has, and can read the files of root"`
 	Group        string        `yaml:"group" default:"" doc:"Group of the spawned helper; the key files must be readable by it"`
 	Certificates []Certificate `yaml:"certificates" doc:"Server certificates, chosen by the name the client asks for"`
 	ClientCA     []Path        `yaml:"client_ca" doc:"CA certificates that client certificates must chain to; PEM or DER"`
