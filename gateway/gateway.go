@@ -58,6 +58,7 @@ type Gateway struct {
 	log       *slog.Logger
 	metrics   *metrics
 	limits    *limiter
+	meters    meters
 	throttles throttles
 	memory    memory
 	table     atomic.Pointer[table]
@@ -105,6 +106,7 @@ func New(cfg *config.Config, listeners []Listener, opts Options) (*Gateway, erro
 	}
 	g.table.Store(t)
 	g.limits = newLimiter(&cfg.Limits)
+	g.meters.configure(t)
 	for _, l := range listeners {
 		conns := make([]udp.PacketConn, 0, l.Group.Shards())
 		for _, s := range l.Group.Sockets() {

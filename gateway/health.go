@@ -8,8 +8,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/quic-fsgw/quic-fsgw/backend"
 	"github.com/quic-fsgw/quic-fsgw/gateway/config"
+	"github.com/quic-fsgw/quic-fsgw/internal/backend"
 	"github.com/quic-fsgw/quic-fsgw/nfs"
 	"github.com/quic-fsgw/quic-fsgw/smb"
 )

@@ -24,6 +24,7 @@ type session struct {
 	addr    *endpoint
 	tls     *quic.TLSState
 	verdict atomic.Pointer[access.Verdict]
+	meter   *clientMeter
 	client  string // what limits and stickiness count by
 	started time.Time
 	backend atomic.Pointer[string]
@@ -53,6 +54,7 @@ func (s *session) cut(r reason.Reason) {
 type outcome struct {
 	reason string
 	err    error
+	places []string // shares or exports, where they could be seen
 }
 
 // flushTimeout bounds the wait for a client to acknowledge the last bytes.
@@ -138,6 +140,7 @@ func (g *Gateway) enter(s *session) error {
 		g.refuse(s, reason.ClientLimit, nil)
 		return errors.New("limit")
 	}
+	s.meter = g.meters.enter(s.client)
 	g.mu.Lock()
 	draining := g.draining.Load()
 	if !draining {
@@ -147,6 +150,7 @@ func (g *Gateway) enter(s *session) error {
 	g.mu.Unlock()
 	if draining {
 		g.limits.leave(s.client)
+		g.meters.leave(s.client)
 		g.refuse(s, reason.Draining, nil)
 		return errors.New("draining")
 	}
@@ -213,6 +217,7 @@ func (g *Gateway) end(s *session) {
 	}
 	g.mu.Unlock()
 	g.limits.leave(s.client)
+	g.meters.leave(s.client)
 	st := s.conn.Stats()
 	g.metrics.retire(s.route.name, &st)
 	g.metrics.ends.With(s.route.name, s.outcome.reason).Inc()
@@ -220,6 +225,9 @@ func (g *Gateway) end(s *session) {
 		slog.Uint64("bytes_out", st.StreamBytesSent), slog.Duration("duration", time.Since(s.started)))
 	if b := s.backend.Load(); b != nil {
 		attrs = append(attrs, slog.String("backend", *b))
+	}
+	if len(s.outcome.places) > 0 {
+		attrs = append(attrs, slog.String("places", fmt.Sprintf("%q", s.outcome.places)))
 	}
 	if s.outcome.err != nil {
 		attrs = append(attrs, slog.String("error", s.outcome.err.Error()))

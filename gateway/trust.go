@@ -139,7 +139,7 @@ func (g *Gateway) trustEntering(s *session) error {
 		err = errors.New("no longer trusted")
 	}
 	if by := s.cutBy.Load(); by != nil {
-		s.outcome = outcome{*by, err}
+		s.outcome = outcome{reason: *by, err: err}
 	}
 	return err
 }

@@ -84,7 +84,9 @@ func (c *Conn) localParams() *wire.TransportParams {
 		VersionInfo:                    c.versionInfo(),
 	}
 	greaseParams(p)
+	p.DisableActiveMigration = cfg.DisableActiveMigration
 	if c.server {
+		p.PreferredAddress = c.preferredAddress()
 		p.OriginalDst, p.HasOriginalDst = c.originalDst, true
 		p.RetrySrc, p.HasRetrySrc = c.retrySrc, c.retried
 		p.ResetToken, p.HasResetToken = resetToken(c.ep.resetKey, c.ids.local[0].id), true
@@ -186,6 +188,9 @@ func (c *Conn) route(b []byte) bool {
 		if err != nil || cfg == nil {
 			c.refuse(err)
 			return false
+		}
+		if cfg.Congestion != c.cfg.Congestion {
+			c.path.cc = recovery.NewController(cfg.Congestion, c.path.mtu)
 		}
 		c.cfg = cfg
 	}
@@ -305,7 +310,10 @@ func (c *Conn) onPeerParams(b []byte) {
 	}
 	if p.HasResetToken && !c.server && len(c.ids.remote) > 0 {
 		c.ids.remote[0].token, c.ids.remote[0].hasToken = p.ResetToken, true
-		c.watchReset()
+		c.useRemote(&c.path, 0)
+	}
+	if a := p.PreferredAddress; a != nil {
+		c.ids.remote = append(c.ids.remote, remoteID{seq: 1, id: a.ID, token: a.ResetToken, hasToken: true})
 	}
 	c.loss.SetMaxAckDelay(p.MaxAckDelay)
 	for i := range c.streams.opening {
@@ -330,6 +338,11 @@ func (c *Conn) checkParams(p *wire.TransportParams) error {
 	}
 	if c.server {
 		return nil
+	}
+	if p.PreferredAddress != nil && p.InitialSrc.Len() == 0 {
+		// RFC 9000, Section 18.2: "A server that chooses a zero-length connection ID MUST
+		// NOT provide a preferred address."
+		return errors.New("preferred_address from a server with zero-length connection IDs")
 	}
 	if !p.HasOriginalDst || p.OriginalDst != c.originalDst {
 		return errors.New("original_destination_connection_id does not match")
@@ -417,6 +430,9 @@ func (c *Conn) confirm() {
 	c.dropSpace(recovery.Initial)
 	c.dropSpace(recovery.Handshake)
 	c.early = nil
+	if !c.server {
+		c.goToPreferred()
+	}
 }
 
 // dropSpace forgets the keys of a packet number space and what is in flight there.

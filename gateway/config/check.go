@@ -196,9 +196,6 @@ func checkQUIC(d *decoder, q *QUIC) {
 // A row goes away with the commit that builds the feature.
 func warnUnbuilt(d *decoder, c *Config) {
 	q := &c.QUIC
-	if q.Congestion != "newreno" {
-		d.warnAt("quic.congestion", "", "%s is not in this release; newreno is used", q.Congestion)
-	}
 	if q.ZeroCopy == "on" {
 		d.warnAt("quic.zerocopy", "", "MSG_ZEROCOPY is not in this release")
 	}

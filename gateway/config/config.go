@@ -231,7 +231,7 @@ type Forward struct {
 
 // QUIC holds transport settings.
 type QUIC struct {
-	Congestion    string   `yaml:"congestion" default:"newreno" enum:"newreno|cubic|bbr" doc:"Congestion control; this release has newreno"`
+	Congestion    string   `yaml:"congestion" default:"cubic" enum:"newreno|cubic|bbr" doc:"Congestion control: cubic shares fairly, bbr keeps its speed under random loss (quic-recovery.md)"`
 	Versions      []string `yaml:"versions" default:"v1,v2" enum:"v1|v2" doc:"QUIC versions, best first; of those that a client offers the first is taken; sunrpc is accepted on v1 only"`
 	IdleTimeout   Duration `yaml:"idle_timeout" default:"30s" min:"1s" max:"24h" doc:"A silent connection ends after this"`
 	Keepalive     Duration `yaml:"keepalive" default:"10s" min:"0s" max:"12h" doc:"PING after this much silence; 0s: none; must be below idle_timeout"`

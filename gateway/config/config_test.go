@@ -159,7 +159,7 @@ func TestDefaults(t *testing.T) {
 	if r.Match.ALPN != "smb" || r.SMB.Backends[0] != "nas:445" || r.SMB.MaxMessage != 16777215 || r.SMB.NamedPipes != "deny" {
 		t.Errorf("route %+v %+v", r, r.SMB)
 	}
-	if c.QUIC.IdleTimeout.String() != "30s" || c.QUIC.Congestion != "newreno" || c.Limits.Connections != 10000 || c.Log.Level != "info" {
+	if c.QUIC.IdleTimeout.String() != "30s" || c.QUIC.Congestion != "cubic" || c.Limits.Connections != 10000 || c.Log.Level != "info" {
 		t.Errorf("%+v %+v", c.QUIC, c.Limits)
 	}
 	if len(c.Warnings()) != 0 {
@@ -258,7 +258,6 @@ func TestWarnings(t *testing.T) {
 		{"catch-all", head + "  - {name: all, match: {}, forward: {udp: '127.0.0.1:1'}}\n" + route("b", "server_name: a.test"), "route b is never reached"},
 		{"no certificate", head + route("a", "server_name: other.example"), "no certificate is for other.example"},
 		{"forward", head + "  - {name: web, match: {alpn: h3}, forward: {udp: '127.0.0.1:1'}}\n", "forward is not in this release"},
-		{"congestion", minimal + "quic: {congestion: bbr}\n", "bbr is not in this release"},
 		{"qlog", minimal + "log: {qlog: traces}\n", "qlog is not in this release"},
 		{"admin", minimal + "admin: {http: ':9443'}\n", "asks for no password"},
 	}
