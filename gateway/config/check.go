@@ -51,6 +51,8 @@ func checkTlshd(d *decoder, c *Config) {
 		switch {
 		case cert.PFX != "" && (cert.Cert != "" || cert.Key != ""):
 			d.errorAt(path+".pfx", "", "give either pfx, or cert and key")
+		case cert.PFX == "" && cert.PFXPassword != "":
+			d.errorAt(path+".pfx_password_file", "", "is the password of a pfx, and there is none")
 		case cert.PFX == "" && (cert.Cert == "" || cert.Key == ""):
 			d.errorAt(path, "", "needs cert and key, or pfx")
 		}

@@ -59,7 +59,7 @@ type Listen struct {
 type Tlshd struct {
 	Mode         string        `yaml:"mode" default:"spawn" enum:"spawn|socket" doc:"spawn: serve starts the helper; socket: the helper is a service of its own"`
 	Socket       Path          `yaml:"socket" default:"/run/quic-fsgw/tlshd.sock" doc:"Where the helper listens in mode socket"`
-	User         string        `yaml:"user" default:"" doc:"Account a spawned helper runs as when the gateway is started by root; empty: the gateway's own"`
+	User         string        `yaml:"user" default:"" doc:"Account a spawned helper becomes after it has read its files, when root starts serve; empty: it begins as quic-fsgw-tlshd, or a number that nobody has, and can read the files of root"`
 	Group        string        `yaml:"group" default:"" doc:"Group of the spawned helper; the key files must be readable by it"`
 	Certificates []Certificate `yaml:"certificates" doc:"Server certificates, chosen by the name the client asks for"`
 	ClientCA     []Path        `yaml:"client_ca" doc:"CA certificates that client certificates must chain to; PEM or DER"`
@@ -74,6 +74,8 @@ type Certificate struct {
 	Cert  Path     `yaml:"cert" default:"" doc:"Certificate chain, leaf first; PEM or DER"`
 	Key   Path     `yaml:"key" default:"" doc:"Private key; PEM or DER"`
 	PFX   Path     `yaml:"pfx" default:"" doc:"PKCS #12 file instead of cert and key"`
+
+	PFXPassword Path `yaml:"pfx_password_file" default:"" doc:"File whose first line is the password of pfx; empty: no password"`
 }
 
 // AccessRule is a named rule. Rule is its compiled form.
