@@ -35,7 +35,7 @@ func startSMB(t testing.TB, opts sambatest.Options, rest string) *smbSite {
 
 // publicSMB is a public route to an SMB server.
 func publicSMB(backend string) string {
-	return fmt.Sprintf("routes:\n  - name: office\n    match: {alpn: smb, server_name: %s}\n    access: public\n    smb: {backends: [%q], min_dialect: \"2.1\"}\n",
+	return fmt.Sprintf("routes:\n  - name: office\n    match: {alpn: smb, server_name: %s}\n    access: public\n    smb: {backends: [%q], min_dialect: \"2.1\", probe: {interval: 0s}}\n",
 		sambatest.Host, backend)
 }
 

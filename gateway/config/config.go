@@ -89,7 +89,7 @@ type Route struct {
 	Access  string   `yaml:"access" default:"" doc:"Name of an access rule, or public; required for smb and nfs"`
 	SMB     *SMB     `yaml:"smb" doc:"SMB over QUIC to SMB servers on TCP"`
 	NFS     *NFS     `yaml:"nfs" doc:"RPC over QUIC to an NFS server on TCP"`
-	Forward *Forward `yaml:"forward" doc:"Give the connection to another process; not in this release"`
+	Forward *Forward `yaml:"forward" doc:"Give the connection to another process, which handshakes itself"`
 }
 
 // Kind is smb, nfs or forward.
@@ -203,7 +203,7 @@ type MapRow struct {
 
 // Forward names the process a connection is given to.
 type Forward struct {
-	UDP Addr `yaml:"udp" doc:"Address and port of the other process"`
+	UDP Addr `yaml:"udp" doc:"Address and port of the other process; it sees each client under a source port of its own"`
 }
 
 // QUIC holds transport settings.
