@@ -24,6 +24,7 @@ type callSink struct {
 	call  Call   // the call whose arguments are collected; its bodies alias head
 	auth  []byte // what replaces its credential
 	to    *backendConn
+	held  *backendConn // its sending half is this sink's until the end of the message
 }
 
 type callState uint8
@@ -95,7 +96,27 @@ func (k *callSink) flush() error {
 	if k.to == nil {
 		return nil
 	}
-	return k.to.flush()
+	err := k.to.flush()
+	if !k.frame.open {
+		k.letGo()
+	}
+	return err
+}
+
+// hold keeps others from writing to the backend until letGo.
+func (k *callSink) hold() {
+	if k.held != k.to {
+		k.letGo()
+		k.to.sending.Lock()
+		k.held = k.to
+	}
+}
+
+func (k *callSink) letGo() {
+	if k.held != nil {
+		k.held.sending.Unlock()
+		k.held = nil
+	}
 }
 
 func (k *callSink) feed(p []byte) error {
@@ -232,6 +253,7 @@ func (k *callSink) route(c Call) error {
 	if err := k.connect(p.service); err != nil {
 		return err
 	}
+	k.hold()
 	k.state = stateForward
 	if k.auth == nil {
 		return k.to.queueHead(k.frame.markValue(len(k.head)+int(k.frame.rem)), k.head)
@@ -287,6 +309,7 @@ func (k *callSink) small(args []byte) error {
 		d := decoder{b: data}
 		k.s.r.noteMount(string(d.opaque(maxMountPath)))
 	}
+	k.hold()
 	head := append(appendCallHeader(nil, c, k.auth), data...)
 	return k.to.queueHead(uint32(len(head))|lastFrag, head)
 }

@@ -97,7 +97,7 @@ type counters struct {
 	calls, replies               atomic.Uint64
 	answered, refused, discarded atomic.Uint64
 	bytesUp, bytesDown           atomic.Uint64
-	resets                       atomic.Uint64
+	resets, callbacks            atomic.Uint64
 	overloads, backendLosses     atomic.Uint64
 }
 
@@ -116,6 +116,7 @@ type Stats struct {
 	Discarded    uint64        // messages of the wrong direction
 	BytesUp      uint64        // bytes to backends
 	BytesDown    uint64        // bytes from backends
+	Callbacks    uint64        // calls that backends made
 	Resets       uint64        // streams ended with a code other than 0
 	Overloads    uint64        // of them because of a limit
 	BackendLost  uint64        // of them because a backend failed
@@ -129,7 +130,7 @@ func (s *Service) Stats() Stats {
 		Dials: c.dials.Load(), DialErrors: c.dialErrors.Load(), DialTime: time.Duration(c.dialNanos.Load()),
 		Calls: c.calls.Load(), Replies: c.replies.Load(), Answered: c.answered.Load(),
 		Refused: c.refused.Load(), Discarded: c.discarded.Load(),
-		BytesUp: c.bytesUp.Load(), BytesDown: c.bytesDown.Load(), Resets: c.resets.Load(),
+		BytesUp: c.bytesUp.Load(), BytesDown: c.bytesDown.Load(), Callbacks: c.callbacks.Load(), Resets: c.resets.Load(),
 		Overloads: c.overloads.Load(), BackendLost: c.backendLosses.Load(),
 	}
 }
