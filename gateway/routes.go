@@ -180,7 +180,7 @@ func (r *route) compileSMB(c *config.SMB, changed func(backend.State)) error {
 
 func (r *route) compileNFS(cfg *config.Config, c *config.NFS, log *slog.Logger) error {
 	s, err := nfs.NewService(nfs.Config{
-		Backends: c.Backends, Policy: policyOf(c.Policy), Exports: c.Exports,
+		Backends: c.Backends, Policy: policyOf(c.Policy), Exports: c.Exports, V4Exports: c.V4Exports,
 		Ports: nfs.Ports{Mount: uint16(c.Ports.Mount), Portmap: uint16(c.Ports.Portmap), NLM: uint16(c.Ports.NLM),
 			NSM: uint16(c.Ports.NSM), Rquota: uint16(c.Ports.Rquota)},
 		AllowGSS: c.GSS == "pass", PrivilegedPort: c.PrivilegedPort, MaxConns: c.Limits.Connections, Proxy: c.Proxy == "v2",

@@ -30,10 +30,11 @@ type callSink struct {
 type callState uint8
 
 const (
-	stateHeader  callState = iota // collecting until the verifier ends
-	stateForward                  // moving the body to a backend
-	stateDiscard                  // dropping the rest of the message
-	stateCollect                  // keeping the arguments of a small call
+	stateHeader   callState = iota // collecting until the verifier ends
+	stateForward                   // moving the body to a backend
+	stateDiscard                   // dropping the rest of the message
+	stateCollect                   // keeping the arguments of a small call
+	stateCompound                  // keeping the beginning of a COMPOUND's arguments
 )
 
 // maxSmallCall caps a MOUNT or portmapper call with its header; their longest arguments are a path of
@@ -135,7 +136,7 @@ func (k *callSink) feed(p []byte) error {
 			}
 		} else {
 			n := min(len(p), int(k.frame.rem))
-			if k.state == stateHeader {
+			if k.state == stateHeader || k.state == stateCompound {
 				n = min(n, k.need-len(k.head))
 			}
 			k.frame.take(n)
@@ -172,6 +173,8 @@ func (k *callSink) body(p []byte) error {
 	switch k.state {
 	case stateForward:
 		return k.to.queue(p)
+	case stateCompound:
+		return k.compound(p)
 	case stateCollect:
 		if len(k.head)+len(p) > maxSmallCall {
 			return k.refuse(AppendAcceptError(nil, k.call.XID, AcceptGarbageArgs))
@@ -258,7 +261,15 @@ func (k *callSink) route(c Call) error {
 	if k.auth == nil {
 		return k.to.queueHead(k.frame.markValue(len(k.head)+int(k.frame.rem)), k.head)
 	}
+	limited := k.limited(&c)
 	k.head = appendCallHeader(k.head[:0], &k.call, k.auth) // the old one is not needed any more
+	if limited {
+		k.state, k.need = stateCompound, len(k.head)+maxPathCall
+		if k.frame.rem > 0 {
+			return nil
+		}
+		return k.endWalk()
+	}
 	return k.to.queueHead(k.frame.markValue(len(k.head)+int(k.frame.rem)), k.head)
 }
 

@@ -34,6 +34,9 @@ type Config struct {
 	Ports Ports
 	// Exports are the roots that clients may MOUNT, with all below them; none: all.
 	Exports []string
+	// V4Exports are the paths that the first LOOKUPs of an NFSv4 client may lead to, with all below
+	// them; none: all. They are paths of the server's NFSv4 tree, which MOUNT may name otherwise.
+	V4Exports []string
 	// AllowGSS passes RPCSEC_GSS calls of NFS through unchanged instead of refusing them.
 	AllowGSS bool
 	// PrivilegedPort dials from a port below 1024, which exports with "secure" ask for.
@@ -82,6 +85,7 @@ func (c Config) withDefaults() Config {
 type Service struct {
 	cfg      Config
 	exports  Exports
+	v4       Exports
 	programs []program // those that are served
 	set      *backend.Set
 	targets  []*target
@@ -142,7 +146,11 @@ func NewService(cfg Config) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Service{cfg: cfg, exports: e, log: cfg.Logger, stats: new(counters)}
+	v4, err := ParseExports(cfg.V4Exports)
+	if err != nil {
+		return nil, err
+	}
+	s := &Service{cfg: cfg, exports: e, v4: v4, log: cfg.Logger, stats: new(counters)}
 	if len(cfg.Backends) == 0 {
 		return nil, errors.New("nfs: no backend given (hint: backends: [\"host:2049\"])")
 	}

@@ -155,7 +155,8 @@ type NFS struct {
 	Backends       []string      `yaml:"backends" doc:"host:port of the NFS server; port 2049 where none is given; several only if each knows the file handles of the others, as the heads of a cluster do"`
 	Policy         string        `yaml:"policy" default:"failover" enum:"failover|sticky" doc:"failover: the first that answers; sticky: a client keeps its server"`
 	Ports          Ports         `yaml:"ports" doc:"TCP ports of the programs beside NFS on the backend"`
-	Exports        []string      `yaml:"exports" doc:"Paths that MOUNT, and the first LOOKUPs of NFSv4, let through; not a boundary: see docs/threat-model.md"`
+	Exports        []string      `yaml:"exports" doc:"Paths that MOUNT lets through; not a boundary: see docs/threat-model.md"`
+	V4Exports      []string      `yaml:"v4_exports" doc:"Paths of the server's NFSv4 tree that a client may look up from the root; empty: all; not a boundary either"`
 	Identity       Identity      `yaml:"identity" doc:"Who the client is to the NFS server; AUTH_SYS is replaced, never trusted"`
 	PrivilegedPort bool          `yaml:"privileged_port" default:"false" doc:"Connect to backends from a port below 1024, as exports with the option secure want it; needs CAP_NET_BIND_SERVICE"`
 	GSS            string        `yaml:"rpcsec_gss" default:"refuse" enum:"refuse|pass" doc:"Calls with Kerberos credentials: refuse, or pass unchanged, where identity and exports bind nobody"`

@@ -205,6 +205,7 @@ func checkNFS(d *decoder, c *Config, path string, r *Route) {
 		d.warnAt(path+".rpcsec_gss", "", "identity and exports do not bind calls with Kerberos credentials")
 	}
 	checkExports(d, path+".exports", n.Exports)
+	checkExports(d, path+".v4_exports", n.V4Exports)
 	id := &n.Identity
 	for i := range id.Map {
 		compileRow(d, fmt.Sprintf("%s.identity.map[%d]", path, i), &id.Map[i])
