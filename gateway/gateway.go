@@ -27,6 +27,7 @@ import (
 	"github.com/quic-fsgw/quic-fsgw/gateway/admin"
 	"github.com/quic-fsgw/quic-fsgw/gateway/config"
 	"github.com/quic-fsgw/quic-fsgw/gateway/forward"
+	"github.com/quic-fsgw/quic-fsgw/gateway/upcall"
 	"github.com/quic-fsgw/quic-fsgw/quic"
 	"github.com/quic-fsgw/quic-fsgw/quic/udp"
 )
@@ -38,6 +39,9 @@ type Options struct {
 	Access     *slog.Logger // a line for each connection that ended; nil: none
 	Audit      *slog.Logger // a line for each verdict; nil: none
 	Registry   *admin.Registry
+	// Trust judges chains of live connections again when it changes: call
+	// Recheck then. nil: they are judged in the handshake only.
+	Trust *upcall.Trust
 	// ResetKey makes the tokens of stateless resets. With the same key as the
 	// process before it, a gateway tells the clients of that one at once that
 	// their connections are gone. nil: one of its own.

@@ -36,7 +36,7 @@ func (g *Gateway) Reload(cfg *config.Config) error {
 	for _, e := range g.endpoints {
 		e.SetConfig(g.baseConfig(cfg, e))
 	}
-	cut := g.reevaluate()
+	cut := g.reevaluate() + g.Recheck(g.ctx)
 	g.log.Info("configuration reloaded", "generation", t.generation, "cut", cut)
 	return nil
 }
@@ -66,7 +66,7 @@ func (g *Gateway) judgeAgain(s *session) bool {
 		s.cut(reason.RouteRemoved)
 		return false
 	}
-	v := r.rule.Evaluate(s.tls.Chain)
+	v := r.rule.Evaluate(*s.chain.Load())
 	s.verdict.Store(&v)
 	if !v.Allowed {
 		g.metrics.verdicts.With(r.rule.Name, string(v.Reason)).Inc()

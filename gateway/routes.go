@@ -11,12 +11,12 @@ import (
 	"slices"
 	"time"
 
-	"github.com/quic-fsgw/quic-fsgw/backend"
 	"github.com/quic-fsgw/quic-fsgw/gateway/access"
 	"github.com/quic-fsgw/quic-fsgw/gateway/config"
 	"github.com/quic-fsgw/quic-fsgw/gateway/forward"
 	"github.com/quic-fsgw/quic-fsgw/gateway/reason"
 	"github.com/quic-fsgw/quic-fsgw/gateway/upcall"
+	"github.com/quic-fsgw/quic-fsgw/internal/backend"
 	"github.com/quic-fsgw/quic-fsgw/nfs"
 	"github.com/quic-fsgw/quic-fsgw/quic"
 	"github.com/quic-fsgw/quic-fsgw/smb"
@@ -140,7 +140,7 @@ func (t *table) adopt(old *table) {
 // rulesHash identifies what decides who may use a route, so that a session
 // ticket issued under other rules is refused.
 func rulesHash(cfg *config.Config, rc *config.Route) string {
-	b, err := json.Marshal([]any{rc.Name, rc.Match, rc.Access, cfg.Access[rc.Access], cfg.Tlshd.ClientCA, cfg.Tlshd.CRL})
+	b, err := json.Marshal([]any{rc.Name, rc.Match, rc.Access, cfg.Access[rc.Access], cfg.Tags, cfg.Tlshd.ClientCA, cfg.Tlshd.CRL})
 	if err != nil {
 		return rc.Name // cannot happen: plain data
 	}
@@ -222,6 +222,7 @@ func transportConfig(q *config.QUIC) *quic.Config {
 	c := &quic.Config{
 		MaxIdleTimeout: time.Duration(q.IdleTimeout), KeepAlive: time.Duration(q.Keepalive), MaxUDPPayload: int(q.MaxUDPPayload),
 	}
+	c.Congestion, _ = quic.ParseCongestion(q.Congestion) // the schema allows no other names
 	for _, v := range q.Versions {
 		c.Versions = append(c.Versions, quicVersions[v])
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/quic-fsgw/quic-fsgw/gateway/access"
 	"github.com/quic-fsgw/quic-fsgw/gateway/reason"
+	"github.com/quic-fsgw/quic-fsgw/gateway/upcall"
 	"github.com/quic-fsgw/quic-fsgw/nfs"
 	"github.com/quic-fsgw/quic-fsgw/quic"
 	"github.com/quic-fsgw/quic-fsgw/tlshd"
@@ -28,6 +29,10 @@ type session struct {
 	started time.Time
 	backend atomic.Pointer[string]
 	outcome outcome
+
+	chain   atomic.Pointer[[][]byte] // as it was verified last
+	trusted atomic.Uint64            // the trust's epoch then
+	caSet   atomic.Pointer[string]   // and the set of CAs
 
 	identity *nfs.Identity             // NFS: who the client is to the server; nil: nobody
 	relay    atomic.Pointer[nfs.Relay] // NFS: what serves its streams
@@ -94,6 +99,12 @@ func (g *Gateway) admit(e *endpoint, c *quic.Conn) (*session, error) {
 		g.refuse(s, reason.Reloaded, errors.New("the configuration changed during the handshake: connect again"))
 		return nil, errors.New("reloaded")
 	}
+	s.chain.Store(&s.tls.Chain)
+	s.trusted.Store(s.tls.TrustEpoch)
+	s.caSet.Store(new(string))
+	if p, ok := s.route.quic.HandshakeOptions.(*upcall.Policy); ok {
+		s.caSet.Store(&p.CASet)
+	}
 	v := s.route.rule.Evaluate(s.tls.Chain)
 	s.verdict.Store(&v)
 	g.metrics.verdicts.With(s.route.rule.Name, string(v.Reason)).Inc()
@@ -111,6 +122,10 @@ func (g *Gateway) admit(e *endpoint, c *quic.Conn) (*session, error) {
 	}
 	s.client = clientKey(&v, c.RemoteAddrPort().Addr())
 	if err := g.enter(s); err != nil {
+		return nil, err
+	}
+	if err := g.trustEntering(s); err != nil {
+		g.end(s)
 		return nil, err
 	}
 	g.metrics.connections.With(s.route.name, "admitted").Inc()
@@ -231,7 +246,8 @@ func (g *Gateway) audit(s *session, v *access.Verdict) {
 	attrs := append(s.attrs(), slog.Bool("allowed", v.Allowed), slog.String("reason", string(v.Reason)), slog.String("rule", v.Rule),
 		slog.String("entry", v.Entry), slog.Bool("resumed", s.tls.Resumed))
 	if v.Chain != nil {
-		attrs = append(attrs, slog.String("issuer", fmt.Sprintf("%q", v.Chain.Issuer)), slog.String("serial", v.Chain.Serial))
+		attrs = append(attrs, slog.String("issuer", fmt.Sprintf("%q", v.Chain.Issuer)), slog.String("serial", v.Chain.Serial),
+			slog.Any("tags", g.table.Load().cfg.TagsOf(v.Chain)))
 	}
 	g.opts.Audit.LogAttrs(context.Background(), slog.LevelInfo, "access", attrs...)
 }

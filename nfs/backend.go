@@ -12,7 +12,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/quic-fsgw/quic-fsgw/backend"
+	"github.com/quic-fsgw/quic-fsgw/internal/backend"
 	"github.com/quic-fsgw/quic-fsgw/internal/tcpio"
 )
 

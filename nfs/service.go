@@ -10,7 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/quic-fsgw/quic-fsgw/backend"
+	"github.com/quic-fsgw/quic-fsgw/internal/backend"
 )
 
 // Ports are the TCP ports of a backend's side programs. 0 means: see the field.

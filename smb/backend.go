@@ -7,7 +7,7 @@ import (
 	"net"
 	"time"
 
-	"github.com/quic-fsgw/quic-fsgw/backend"
+	"github.com/quic-fsgw/quic-fsgw/internal/backend"
 	"github.com/quic-fsgw/quic-fsgw/internal/tcpio"
 )
 

@@ -11,7 +11,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/quic-fsgw/quic-fsgw/backend"
+	"github.com/quic-fsgw/quic-fsgw/internal/backend"
 )
 
 // A session goes through these steps, in the order of this file:

@@ -24,7 +24,7 @@ func hostileSite(t *testing.T) (*gatewayProcess, *countingBackend, peer) {
 	backend := startCounting(t)
 	g := startGateway(t, gatewaySetup{
 		Names: []string{sambatest.Host},
-		Rest: publicSMB(backend.Addr) + fmt.Sprintf("  - name: nfs\n    match: {alpn: sunrpc, server_name: %s}\n    access: public\n    nfs: {backends: [%q], probe: {interval: 0s}}\n",
+		Rest: quietSMB(backend.Addr) + fmt.Sprintf("  - name: nfs\n    match: {alpn: sunrpc, server_name: %s}\n    access: public\n    nfs: {backends: [%q], probe: {interval: 0s}}\n",
 			sambatest.Host, backend.Addr),
 	})
 	return g, backend, peer{ServerName: sambatest.Host, CA: g.Authority.CA}

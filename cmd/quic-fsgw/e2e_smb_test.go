@@ -35,8 +35,14 @@ func startSMB(t testing.TB, opts sambatest.Options, rest string) *smbSite {
 
 // publicSMB is a public route to an SMB server.
 func publicSMB(backend string) string {
-	return fmt.Sprintf("routes:\n  - name: office\n    match: {alpn: smb, server_name: %s}\n    access: public\n    smb: {backends: [%q], min_dialect: \"2.1\", probe: {interval: 0s}}\n",
+	return fmt.Sprintf("routes:\n  - name: office\n    match: {alpn: smb, server_name: %s}\n    access: public\n    smb: {backends: [%q], min_dialect: \"2.1\"}\n",
 		sambatest.Host, backend)
+}
+
+// quietSMB is publicSMB with a backend that nobody checks: each connection to
+// it is a client's.
+func quietSMB(backend string) string {
+	return strings.Replace(publicSMB(backend), "min_dialect", "probe: {interval: 0s}, min_dialect", 1)
 }
 
 // target is for Samba's clients, with a work directory of its own.
