@@ -25,6 +25,7 @@ import (
 
 	"github.com/quic-fsgw/quic-fsgw/gateway/admin"
 	"github.com/quic-fsgw/quic-fsgw/gateway/config"
+	"github.com/quic-fsgw/quic-fsgw/gateway/upcall"
 	"github.com/quic-fsgw/quic-fsgw/quic"
 	"github.com/quic-fsgw/quic-fsgw/quic/udp"
 )
@@ -36,6 +37,9 @@ type Options struct {
 	Access     *slog.Logger // a line for each connection that ended; nil: none
 	Audit      *slog.Logger // a line for each verdict; nil: none
 	Registry   *admin.Registry
+	// Trust judges chains of live connections again when it changes: call
+	// Recheck then. nil: they are judged in the handshake only.
+	Trust *upcall.Trust
 	// ResetKey makes the tokens of stateless resets. With the same key as the
 	// process before it, a gateway tells the clients of that one at once that
 	// their connections are gone. nil: one of its own.
@@ -54,6 +58,7 @@ type Gateway struct {
 	log       *slog.Logger
 	metrics   *metrics
 	limits    *limiter
+	meters    meters
 	throttles throttles
 	memory    memory
 	table     atomic.Pointer[table]
@@ -101,6 +106,7 @@ func New(cfg *config.Config, listeners []Listener, opts Options) (*Gateway, erro
 	}
 	g.table.Store(t)
 	g.limits = newLimiter(&cfg.Limits)
+	g.meters.configure(t)
 	for _, l := range listeners {
 		conns := make([]udp.PacketConn, 0, l.Group.Shards())
 		for _, s := range l.Group.Sockets() {

@@ -19,7 +19,7 @@ func TestVersionsOfRoutes(t *testing.T) {
 		want  []quic.Version
 	}{
 		{config.Route{Name: "files", SMB: &config.SMB{Backends: []string{"127.0.0.1:445"}, MinDialect: "3.1.1"}}, []quic.Version{quic.Version2, quic.Version1}},
-		{config.Route{Name: "home", NFS: &config.NFS{Backends: []string{"127.0.0.1:2049"}}}, []quic.Version{quic.Version1}},
+		{config.Route{Name: "home", NFS: &config.NFS{Backends: []string{"127.0.0.1:2049"}, Identity: config.Identity{SquashUID: 65534, SquashGID: 65534}}}, []quic.Version{quic.Version1}},
 	} {
 		r, err := g.compileRoute(tab, &x.route)
 		if err != nil {

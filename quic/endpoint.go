@@ -170,7 +170,7 @@ func (e *Endpoint) Dial(ctx context.Context, remote netip.AddrPort, cfg *Config)
 	c.ids.local = []localID{{id: id}}
 	c.ids.nextLocal = 1
 	c.ids.peerLimit = 2
-	c.path.init(0, remote, netip.Addr{}, 0, cfg.initialRTT())
+	c.path.init(0, remote, netip.Addr{}, 0, cfg)
 	c.testECN()
 	c.path.validated = true // the limit is the server's (RFC 9000, Section 8.1)
 	c.keys[recovery.Initial] = initialKeys(c.version, dst, false)

@@ -32,7 +32,7 @@ func newFuzzServer(t testing.TB) *fuzzServer {
 	id, _ := tc.ep.newConnID(c.shard, c)
 	c.ids.local, c.ids.nextLocal, c.ids.peerLimit = []localID{{id: id}}, 1, 2
 	c.ids.remote = []remoteID{{id: tc.peerID}}
-	c.path.init(0, tc.remote, serverAddr.Addr(), 0, cfg.initialRTT())
+	c.path.init(0, tc.remote, serverAddr.Addr(), 0, cfg)
 	c.path.validated = true
 	tc.ep.addLive(c)
 	c.initFlow()

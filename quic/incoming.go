@@ -120,7 +120,7 @@ func (e *Endpoint) start(s *shard, cfg *Config, h *wire.LongHeader, r *rxBatch, 
 	} else {
 		c.setID(h.Dst)
 	}
-	c.path.init(0, r.remote, r.local, r.ifIndex, cfg.initialRTT())
+	c.path.init(0, r.remote, r.local, r.ifIndex, cfg)
 	c.testECN()
 	c.path.validated = !tok.issued.IsZero()
 	c.keys[recovery.Initial] = keys

@@ -173,11 +173,11 @@ func (c *Conn) recordSent(space recovery.Space, pkt *recovery.SentPacket, size i
 			c.recv[space].ElicitSent()
 		}
 	}
-	c.loss.Sent(c.now(), space, *pkt)
-	if pkt.InFlight {
-		c.path.cc.OnSent(c.now(), size, c.loss.InFlight())
+	if pkt.InFlight && pkt.Path == c.path.id {
+		pkt.SendState = c.path.cc.OnSent(c.now(), size, c.loss.InFlight())
 		c.path.pacer.Sent(c.now(), size) // ACKs alone are not paced (RFC 9002, Section 7.7)
 	}
+	c.loss.Sent(c.now(), space, *pkt)
 	if pkt.AckEliciting && c.lastSent.IsZero() {
 		c.lastSent = c.now()
 	}
@@ -193,24 +193,30 @@ func (c *Conn) canSeal(level Level) bool {
 }
 
 // sealSmall appends a packet of its own with the given frames to b: for
-// CONNECTION_CLOSE and path probes, off the hot path.
+// CONNECTION_CLOSE and MTU probes, off the hot path.
 func (c *Conn) sealSmall(b []byte, level Level, frames []byte) []byte {
+	return c.sealOn(&c.path, b, level, frames, c.probing)
+}
+
+// sealOn does that for a path.
+func (c *Conn) sealOn(p *path, b []byte, level Level, frames []byte, eliciting bool) []byte {
 	c.marking, c.batched = false, false
 	space := spaceOf(level)
 	pn := c.loss.NextPN(space)
+	dst, _ := c.dstOf(p)
 	const pnLen = 4
 	start := len(b)
 	lengthAt := 0
 	key := c.app.tx
 	switch level {
 	case LevelApp:
-		b = wire.AppendShort(b, c.dst(), pn, pnLen, c.app.phase, false)
+		b = wire.AppendShort(b, dst, pn, pnLen, c.app.phase, false)
 	case LevelHandshake:
 		key = c.keys[space].tx
-		b, lengthAt = wire.AppendLong(b, wire.PacketHandshake, c.version, c.dst(), c.ids.local[0].id, nil, pn, pnLen)
+		b, lengthAt = wire.AppendLong(b, wire.PacketHandshake, c.version, dst, c.ids.local[0].id, nil, pn, pnLen)
 	default:
 		key = c.keys[space].tx
-		b, lengthAt = wire.AppendLong(b, wire.PacketInitial, c.version, c.dst(), c.ids.local[0].id, c.token, pn, pnLen)
+		b, lengthAt = wire.AppendLong(b, wire.PacketInitial, c.version, dst, c.ids.local[0].id, c.token, pn, pnLen)
 		frames = slices.Clip(frames)
 	}
 	c.greaseBit(&b[start])
@@ -225,7 +231,7 @@ func (c *Conn) sealSmall(b []byte, level Level, frames []byte) []byte {
 	}
 	out := key.Seal(b[:hdr], b[hdr:], b[start:hdr], pn)
 	key.ProtectHeader(out[start:], hdr-pnLen-start, pnLen)
-	pkt := recovery.SentPacket{PN: pn, Path: c.path.id, AckEliciting: c.probing, InFlight: true}
+	pkt := recovery.SentPacket{PN: pn, Path: p.id, AckEliciting: eliciting, InFlight: true}
 	c.recordSent(space, &pkt, len(out)-start)
 	return out
 }
@@ -296,7 +302,7 @@ func (c *Conn) leastPayload(hdr, pnLen int) int {
 // permits."
 func (c *Conn) countSealed() {
 	c.app.sealed++
-	limit := c.app.tx.ConfidentialityLimit()
+	limit := c.app.maxSealed
 	if c.app.sealed < limit-limit/8 {
 		return
 	}

@@ -99,7 +99,7 @@ func (c *Conn) appendConnIDs(b []byte, room int, add func(recovery.Record)) []by
 	for i := range c.ids.local {
 		l := &c.ids.local[i]
 		if l.need && room-len(b) >= maxFrameLen {
-			b = wire.AppendNewConnectionID(b, l.seq, 0, l.id, resetToken(c.ep.resetKey, l.id))
+			b = wire.AppendNewConnectionID(b, l.seq, min(c.ids.prior, l.seq), l.id, resetToken(c.ep.resetKey, l.id))
 			l.need = false
 			add(recovery.Record{Kind: recNewConnID, ID: l.seq})
 		}
@@ -274,7 +274,7 @@ func (c *Conn) markSent(s *Stream, off uint64, n int, again bool, pkt *recovery.
 	pkt.AckEliciting = true
 	if w.waiter && !w.fin && s.room() >= maxUnsent/2 {
 		w.waiter = false
-		s.wgate.open()
+		c.wakeWriter(s)
 	}
 	return fin
 }

@@ -3,6 +3,8 @@ package quic
 import (
 	"sync/atomic"
 	"time"
+
+	"github.com/quic-fsgw/quic-fsgw/quic/recovery"
 )
 
 // endpointStats are counters of an Endpoint. They only grow.
@@ -20,7 +22,7 @@ type endpointStats struct {
 
 // counters sums what closed connections counted.
 type counters struct {
-	DatagramsSent, DatagramsReceived, BytesSent, BytesReceived, PacketsSent, PacketsReceived, PacketsLost, BytesRetransmitted, Batches, PTOs atomic.Uint64
+	DatagramsSent, DatagramsReceived, BytesSent, BytesReceived, PacketsSent, PacketsReceived, PacketsLost, BytesRetransmitted, Batches, PTOs, BytesLost, SpuriousLosses atomic.Uint64
 }
 
 // Stats is a snapshot of an Endpoint's counters. Drop reasons: header (not a
@@ -37,6 +39,7 @@ type Stats struct {
 	HeldBytes                                                                            int64 // capacity of buffers that hold received data
 	DatagramsSent, DatagramsReceived, BytesSent, BytesReceived                           uint64
 	PacketsSent, PacketsReceived, PacketsLost, BytesRetransmitted, Batches, PTOs         uint64
+	BytesLost, SpuriousLosses                                                            uint64 // of packets declared lost; packets of those that had arrived
 }
 
 // ConnStats is a snapshot of one connection's counters.
@@ -54,6 +57,13 @@ type ConnStats struct {
 	ECN                              string // off, testing, unknown, capable or failed
 	SmoothedRTT, MinRTT              time.Duration
 	CongestionWindow, BytesInFlight  int
+	CongestionControl                string // newreno, cubic, bbr
+	CongestionState                  string // for example "slow start"
+	SlowStartThreshold               int    // bytes; 0: none yet
+	PacingRate, DeliveryRate         int64  // bytes per second; DeliveryRate 0: not yet known
+	BytesLost                        uint64 // of packets declared lost
+	SpuriousLosses                   uint64 // packets declared lost that had arrived
+	ReductionsUndone                 uint64 // of the window, after spurious losses; of the current path
 	MTU                              int
 	HeldBytes                        int // capacity of buffers that hold received data
 	StreamBytesCopied                int64
@@ -67,11 +77,25 @@ func (c *Conn) Stats() ConnStats {
 	defer c.unlock()
 	s := c.stats
 	s.SmoothedRTT, s.MinRTT = c.path.rtt.Smoothed(), c.path.rtt.Min()
-	s.CongestionWindow, s.BytesInFlight = c.path.cc.Window(), c.loss.InFlight()
+	c.congestionStats(&s)
 	s.MTU, s.HeldBytes, s.StreamBytesCopied = c.path.mtu, c.acct.held, c.acct.copied
 	s.ECN = c.path.ecn.String()
 	s.StreamBytesSent, s.StreamBytesReceived = c.flow.sent, c.flow.received
 	return s
+}
+
+// congestionStats fills in what congestion control and loss recovery know.
+func (c *Conn) congestionStats(s *ConnStats) {
+	var r recovery.Report
+	c.path.cc.Report(&r)
+	n := c.loss.Counts()
+	s.CongestionControl, s.CongestionState = r.Name, r.State
+	s.CongestionWindow, s.SlowStartThreshold, s.BytesInFlight = r.Window, r.SlowStartThreshold, c.loss.InFlight()
+	s.PacingRate, s.DeliveryRate = c.path.cc.PacingRate(c.path.rtt.Smoothed()), n.DeliveryRate
+	if r.DeliveryRate > 0 {
+		s.DeliveryRate = r.DeliveryRate
+	}
+	s.BytesLost, s.SpuriousLosses, s.ReductionsUndone = max(s.BytesLost, n.BytesLost), max(s.SpuriousLosses, n.Spurious), r.Undone // those of s: of a closed connection
 }
 
 // retire adds a closed connection's counters to the endpoint's.
@@ -86,6 +110,8 @@ func (s *counters) retire(c *ConnStats) {
 	s.BytesRetransmitted.Add(c.BytesRetransmitted)
 	s.Batches.Add(c.Batches)
 	s.PTOs.Add(c.PTOs)
+	s.BytesLost.Add(c.BytesLost)
+	s.SpuriousLosses.Add(c.SpuriousLosses)
 }
 
 // Stats returns the endpoint's counters, those of closed and of live connections.
@@ -118,6 +144,8 @@ func (e *Endpoint) Stats() Stats {
 		s.BytesRetransmitted += k.BytesRetransmitted.Load()
 		s.Batches += k.Batches.Load()
 		s.PTOs += k.PTOs.Load()
+		s.BytesLost += k.BytesLost.Load()
+		s.SpuriousLosses += k.SpuriousLosses.Load()
 	}
 	e.mu.RLock()
 	s.Connections, s.Handshaking = len(e.live), e.handshaking

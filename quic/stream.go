@@ -34,7 +34,9 @@ type Stream struct {
 	queued bool // in conn.sendQueue
 	ctrl   bool // in conn.ctrlQueue
 	waits  bool // in conn.waiting
-	gone   bool // no longer in conn.streams
+	// in conn.toWake, for the reader, the writer or both
+	wakeRead, wakeWrite bool
+	gone                bool // no longer in conn.streams
 }
 
 // A recvHalf is the receiving part of a stream (RFC 9000, Section 3.2).
@@ -182,8 +184,8 @@ func (s *Stream) credit(n int) {
 	if r.buf.hasFin || r.reset || r.stopped {
 		return
 	}
-	if r.rate.outgrows(c.now(), c.path.rtt.Min(), uint64(n), r.window) && c.mayGrow() {
-		r.window = max(r.window, min(r.window*2, uint64(c.cfg.maxStreamWindow())))
+	if w := r.rate.grow(c.now(), c.path.rtt.Min(), uint64(n), r.window, uint64(c.cfg.maxStreamWindow())); c.mayGrow() {
+		r.window = w
 	}
 	left := r.max - r.buf.read
 	if left > r.window/2 {

@@ -163,9 +163,7 @@ func (s *Stream) WriteTo(w io.Writer) (int64, error) {
 		if err != nil {
 			return total, err
 		}
-		if n == 0 {
-			s.waitRead()
-		}
+		s.waitRead()
 	}
 }
 
@@ -178,23 +176,31 @@ type viewList struct {
 
 var viewLists = sync.Pool{New: func() any { return new(viewList) }}
 
-// passOn writes what there is to read to w and gives the peer credit for it.
-// It returns 0 and nil when there is nothing, io.EOF at the end of the stream.
-func (s *Stream) passOn(w io.Writer) (int64, error) {
+// passOn writes to w what there is to read, until there is no more, and gives
+// the peer credit for it. It returns io.EOF at the end of the stream.
+func (s *Stream) passOn(w io.Writer) (total int64, err error) {
 	l := viewLists.Get().(*viewList)
 	defer viewLists.Put(l)
 	views, err := s.takeViews(l.store[:0])
-	if err != nil || len(views) == 0 {
-		return 0, err
+	for err == nil && len(views) > 0 {
+		var n int64
+		n, err = l.write(w, views)
+		total += n
+		clear(views)
+		l.bufs = nil
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF // the writer's: not the end of the stream
+		}
+		if err == nil && s.rdeadline.passed() {
+			err = errDeadline
+		}
+		if err != nil {
+			s.returnViews(n)
+			return total, err
+		}
+		views, err = s.nextViews(n, l.store[:0])
 	}
-	n, err := l.write(w, views)
-	s.returnViews(n)
-	clear(views)
-	l.bufs = nil
-	if err == io.EOF {
-		err = io.ErrUnexpectedEOF // the writer's: not the end of the stream
-	}
-	return n, err
+	return total, err
 }
 
 type buffersWriter interface {
@@ -224,9 +230,33 @@ func (l *viewList) write(w io.Writer, views [][]byte) (int64, error) {
 }
 
 func (s *Stream) takeViews(dst [][]byte) ([][]byte, error) {
+	s.conn.lock()
+	defer s.conn.unlock()
+	return s.views(dst)
+}
+
+// returnViews ends the use of views; n bytes of them were taken.
+func (s *Stream) returnViews(n int64) {
+	s.conn.lock()
+	defer s.conn.unlock()
+	s.viewed(n)
+}
+
+// nextViews is returnViews and takeViews at once. It returns none while the
+// socket's reader is still at it: that wakes us when there is enough.
+func (s *Stream) nextViews(n int64, dst [][]byte) ([][]byte, error) {
 	c := s.conn
 	c.lock()
-	defer c.unlock()
+	defer c.unlockQuiet()
+	s.viewed(n)
+	if c.late && s.wakeRead {
+		return nil, nil
+	}
+	return s.views(dst)
+}
+
+// views starts the use of views, outside the lock.
+func (s *Stream) views(dst [][]byte) ([][]byte, error) {
 	if err := s.readErr(); err != nil {
 		return nil, err
 	}
@@ -235,11 +265,9 @@ func (s *Stream) takeViews(dst [][]byte) ([][]byte, error) {
 	return views, nil
 }
 
-// returnViews ends the use of views; n bytes of them were taken.
-func (s *Stream) returnViews(n int64) {
+// viewed ends the use of views.
+func (s *Stream) viewed(n int64) {
 	c := s.conn
-	c.lock()
-	defer c.unlock()
 	b := &s.rcv.buf
 	b.viewing = false
 	if b.dropped {

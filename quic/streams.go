@@ -272,7 +272,7 @@ func (c *Conn) onStream(f wire.StreamFrame) error {
 			return err
 		}
 		if r.buf.end > was {
-			s.rgate.open()
+			c.wakeReader(s)
 		}
 	} else if err := c.onData(s, end); err != nil {
 		return err
@@ -283,7 +283,7 @@ func (c *Conn) onStream(f wire.StreamFrame) error {
 	}
 	if f.Fin {
 		r.buf.hasFin, r.buf.final = true, end
-		s.rgate.open()
+		c.wakeReader(s)
 		if r.stopped {
 			s.readDone()
 		}

@@ -37,17 +37,17 @@ func Certificate() (tls.Certificate, error) {
 }
 
 // config is what both ends have in common.
-func config(t *tls.Config, payload int) *quic.Config {
+func config(t *tls.Config, payload int, cc quic.Congestion) *quic.Config {
 	// Full handshakes are what is measured; nothing here resumes.
 	t.SessionTicketsDisabled = true
 	return &quic.Config{
-		Handshaker: quic.TLS(t), NextProtos: []string{ALPN}, MaxUDPPayload: payload,
+		Handshaker: quic.TLS(t), NextProtos: []string{ALPN}, MaxUDPPayload: payload, Congestion: cc,
 		MaxIdleTimeout: idleTimeout, MaxStreamsBidi: 1024, MaxStreamsUni: 1024,
 	}
 }
 
-func clientConfig(payload int) *quic.Config {
-	c := config(&tls.Config{InsecureSkipVerify: true}, payload)
+func clientConfig(payload int, cc quic.Congestion) *quic.Config {
+	c := config(&tls.Config{InsecureSkipVerify: true}, payload, cc)
 	c.ServerName = "localhost"
 	return c
 }

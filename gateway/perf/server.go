@@ -15,6 +15,7 @@ import (
 type Server struct {
 	Listen     netip.AddrPort
 	UDPPayload int // largest datagram, 0: as large as the path carries
+	Congestion quic.Congestion
 	UDP        udp.Config
 	// Report is called when the last client has left and none has come for
 	// half a second, with what happened since the first one came.
@@ -45,7 +46,7 @@ func (s *Server) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.ep, s.caps, err = open(s.Listen, s.UDP, config(serverTLS(cert), s.UDPPayload))
+	s.ep, s.caps, err = open(s.Listen, s.UDP, config(serverTLS(cert), s.UDPPayload, s.Congestion))
 	if err != nil {
 		return err
 	}

@@ -219,7 +219,7 @@ func TestTimeThreshold(t *testing.T) {
 	// acknowledged packet cannot yet be declared lost, then a timer SHOULD be
 	// set for the remaining time."
 	r.wantLost()
-	delay := r.rtt.lossDelay()
+	delay := r.rtt.lossDelay(timeThreshold)
 	r.wantDeadline(80*ms+delay, false)
 	r.at(80*ms + delay - 1)
 	if _, probes := r.timeout(); probes != 0 {

@@ -62,6 +62,10 @@ type Loss struct {
 	shared      *ECN      // the current path's, see UseECN
 	own         ECN       // where the owner keeps none
 	skip        skipper
+	reorder     reordering
+	delivery    deliveryRate
+	event       AckEvent // of the ACK frame being processed
+	bytesLost   uint64
 }
 
 // sentSpace is the packets of one packet number space.
@@ -87,6 +91,21 @@ func (l *Loss) Init(maxAckDelay time.Duration) {
 		l.spaces[i].largestAcked = -1
 	}
 	l.skip.init(rand.Uint64N)
+	l.reorder.init()
+}
+
+// Counts are what Loss counts over the life of a connection.
+type Counts struct {
+	BytesLost uint64 // of packets declared lost, PMTU probes left out
+	Spurious  uint64 // packets declared lost that arrived after all
+	// DeliveryRate is how fast acknowledgments came lately, in bytes per
+	// second, over a round trip of the current path; 0: not yet known.
+	DeliveryRate int64
+}
+
+// Counts returns the counters.
+func (l *Loss) Counts() Counts {
+	return Counts{BytesLost: l.bytesLost, Spurious: l.reorder.count, DeliveryRate: l.delivery.rate}
 }
 
 // SetRandom replaces the source that chooses which packet numbers to skip, for
@@ -277,6 +296,8 @@ func (l *Loss) OnPathChange(path uint8) {
 	l.inFlight = 0
 	l.ptoCount = 0
 	l.firstSample = time.Time{}
+	l.reorder.init()
+	l.delivery = deliveryRate{}
 	if l.shared == nil {
 		l.own.reset()
 	}
