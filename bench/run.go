@@ -284,9 +284,11 @@ func runAll(ctx context.Context, args []string) error {
 		return err
 	}
 	rep := &report{quick: r.quick, began: time.Now(), load: loadavg(), only: *only}
-	err = r.measure(ctx, rep, chosen)
+	limited, cancel := context.WithTimeout(ctx, pick(r.quick, 6*time.Minute, 30*time.Minute))
+	defer cancel()
+	err = r.measure(limited, rep, chosen)
 	if ctx.Err() != nil {
-		return ctx.Err()
+		return ctx.Err() // by the user: nothing is written
 	}
 	fmt.Print(rep.document())
 	if r.docs != "" {
@@ -303,7 +305,8 @@ func (r *runner) measure(ctx context.Context, rep *report, sections []section) e
 		r.problems = nil
 		err := s.run(ctx, rep)
 		if ctx.Err() != nil {
-			return ctx.Err()
+			rep.note("The time for this run was over before the section " + s.name + " and what follows could be measured.")
+			return errors.Join(append(failed, ctx.Err())...)
 		}
 		fmt.Fprintf(os.Stderr, "%s: %.0f s\n", s.name, time.Since(began).Seconds())
 		for _, p := range r.problems {
