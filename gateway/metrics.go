@@ -132,6 +132,7 @@ func pullTransport(reg *admin.Registry, g *Gateway) {
 			emit(float64(v), k)
 		}
 	}, "reason")
+	pullTraces(reg, g.traces)
 	pullConns(reg, g)
 	pullSockets(reg, g)
 }

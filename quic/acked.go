@@ -82,6 +82,9 @@ func (c *Conn) onLost(p *recovery.SentPacket) {
 		return
 	}
 	c.stats.PacketsLost++
+	if c.trace != nil {
+		c.traceLost(p)
+	}
 	c.watchLost(p)
 	for i := range int(p.NumRecords) {
 		c.loseRecord(p.At(i))

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/quic-fsgw/quic-fsgw/quic/qlog"
 	"github.com/quic-fsgw/quic-fsgw/quic/recovery"
 	"github.com/quic-fsgw/quic-fsgw/quic/wire"
 )
@@ -116,9 +117,10 @@ type connGuarded struct {
 	timerAt         time.Time
 	stats           ConnStats
 	batchNearlyFull bool
-	probing         bool // a path MTU probe is being sealed
-	marking         bool // what is being sealed will carry ECT(0)
-	batched         bool // what is being sealed is not the first datagram of its send
+	probing         bool        // a path MTU probe is being sealed
+	trace           *qlog.Trace // nil: none
+	marking         bool        // what is being sealed will carry ECT(0)
+	batched         bool        // what is being sealed is not the first datagram of its send
 }
 
 // An earlyPacket came before its keys.
@@ -407,7 +409,11 @@ func (c *Conn) UpdateKeys() error {
 
 func (c *Conn) updateKeys() error {
 	c.stats.KeyUpdates++
-	return c.app.rotate(c.loss.NextPN(recovery.AppData))
+	if err := c.app.rotate(c.loss.NextPN(recovery.AppData)); err != nil {
+		return err
+	}
+	c.trace.KeyUpdated(c.now(), "1rtt_secrets", c.app.generation, "quic")
+	return nil
 }
 
 func (c *Conn) pto() time.Duration {

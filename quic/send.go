@@ -30,6 +30,9 @@ type outBatch struct {
 	path    uint8
 	ecn     uint8
 	sent    int // bytes the socket has taken
+	// bulk: the last packet was full of one stream's bytes. As nothing else happens
+	// to the connection meanwhile, there is still nothing else to send.
+	bulk bool
 	// scratch space of packet building
 	front []byte
 	msg   udp.SendMsg // here because a local one would escape through the interface
@@ -93,6 +96,9 @@ func (c *Conn) flush() {
 	}
 	if c.state < stateClosing {
 		c.loss.SetAppLimited(c.blocked == nil && !c.wantsApp())
+		if c.trace != nil {
+			c.traceMetrics()
+		}
 		c.setTimer()
 	}
 }

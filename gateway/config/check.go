@@ -197,9 +197,6 @@ func warnUnbuilt(d *decoder, c *Config) {
 	if q.ZeroCopy == "on" {
 		d.warnAt("quic.zerocopy", "", "MSG_ZEROCOPY is not in this release")
 	}
-	if c.Log.Qlog != "" {
-		d.warnAt("log.qlog", "", "qlog is not in this release")
-	}
 }
 
 func checkRest(d *decoder, c *Config) {

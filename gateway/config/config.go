@@ -266,7 +266,9 @@ type Log struct {
 	Format string    `yaml:"format" default:"auto" enum:"auto|text|json" doc:"auto: text on a terminal, JSON elsewhere"`
 	Access LogTarget `yaml:"access" default:"" doc:"Connections, one JSON line each: a file, or journal; empty: none"`
 	Audit  LogTarget `yaml:"audit" default:"" doc:"Access verdicts with certificate details, one JSON line each: a file, or journal; empty: none"`
-	Qlog   Path      `yaml:"qlog" default:"" doc:"Directory for qlog traces; empty: none; not in this release"`
+	Qlog   Path      `yaml:"qlog" default:"" doc:"Existing directory for qlog traces of connections, which the packet process's account can write; empty: none"`
+
+	QlogEvery int `yaml:"qlog_every" default:"1" min:"1" max:"1000000" doc:"Trace one connection in so many; at most 64 at once, 64 MiB each, 1 GiB in all"`
 }
 
 // RunAs is the account of the packet process.
