@@ -82,6 +82,9 @@ func (c *Conn) onLost(p *recovery.SentPacket) {
 		return
 	}
 	c.stats.PacketsLost++
+	if c.trace != nil {
+		c.traceLost(p)
+	}
 	c.watchLost(p)
 	for i := range int(p.NumRecords) {
 		c.loseRecord(p.At(i))
@@ -108,6 +111,8 @@ func (c *Conn) loseRecord(r recovery.Record) {
 		c.ids.retire = append(c.ids.retire, r.ID)
 	case recHandshakeDone:
 		c.hsDone = true
+	case recAckFrequency:
+		c.freq.due = c.freq.due || r.ID+1 == c.freq.seq // unless a newer one went out
 	case recNewToken:
 		c.tokenDue = true // another will do as well
 	case recStream, recMaxStreamData, recReset, recStop, recStreamBlocked:

@@ -38,7 +38,9 @@ func BenchmarkPackets(b *testing.B) {
 	}
 	var pack, dispatch time.Duration
 	packets := 0
-	late := &lateList{}
+	var reader socketReader
+	reader.init()
+	defer func() { reader.buf.Release() }()
 	for b.Loop() {
 		batch := newBatch()
 		client.lock()
@@ -60,12 +62,14 @@ func BenchmarkPackets(b *testing.B) {
 		packets += batch.count
 
 		buf := udp.NewBuffer()
-		m := udp.RecvMsg{Buf: buf.Bytes(), N: copy(buf.Bytes(), batch.buf.Bytes()[:batch.n]), SegmentSize: batch.segment, Remote: server.path.remote}
+		reader.buf.Release()
+		reader.buf = buf
+		reader.msg.Buf, reader.msg.N = buf.Bytes(), copy(buf.Bytes(), batch.buf.Bytes()[:batch.n])
+		reader.msg.SegmentSize, reader.msg.Remote = batch.segment, server.path.remote
 		batch.release()
 		t0 = time.Now()
-		server.ep.dispatch(server.shard, buf, &m, late)
+		server.ep.dispatch(server.shard, &reader)
 		dispatch += time.Since(t0)
-		buf.Release()
 		server.lock()
 		r := &in.rcv
 		r.buf.consume(&server.acct, r.buf.unread())
@@ -73,7 +77,7 @@ func BenchmarkPackets(b *testing.B) {
 		server.recv[recovery.AppData].OnAckSent(server.clock)
 		server.dirty = false
 		server.unlock()
-		late.conns = late.conns[:0]
+		reader.late.conns = reader.late.conns[:0]
 	}
 	b.ReportMetric(float64(pack.Nanoseconds())/float64(packets), "pack-ns/packet")
 	b.ReportMetric(float64(packets)/float64(b.N), "packets/batch")

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/quic-fsgw/quic-fsgw/quic/qlog"
 	"github.com/quic-fsgw/quic-fsgw/quic/recovery"
 )
 
@@ -117,6 +118,10 @@ type Config struct {
 	Tokens *TokenStore
 
 	Logger *slog.Logger // nil: silent
+
+	// Qlog makes a trace of each connection, or of some. nil: of none. Whoever
+	// opened it closes it, after the Endpoint.
+	Qlog *qlog.Tracer
 }
 
 // Limits and defaults that are not configuration.

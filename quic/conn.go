@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/quic-fsgw/quic-fsgw/quic/qlog"
 	"github.com/quic-fsgw/quic-fsgw/quic/recovery"
 	"github.com/quic-fsgw/quic-fsgw/quic/wire"
 )
@@ -29,16 +30,17 @@ const (
 // A Conn is one QUIC connection. It has no goroutine of its own: the reader
 // of its socket, its timer and the application run it inline, one at a time.
 type Conn struct {
-	ep     *Endpoint
-	server bool
-	shard  *shard
-	id     string
-	log    *slog.Logger
-	inbox  inbox
-	ctx    context.Context
-	cancel context.CancelCauseFunc
-	ready  chan struct{} // closed when TLS is complete or the connection is over
-	wanted atomic.Int32  // those who wait for mu
+	ep      *Endpoint
+	server  bool
+	shard   *shard
+	id      string
+	log     *slog.Logger
+	inbox   inbox
+	ctx     context.Context
+	cancel  context.CancelCauseFunc
+	ready   chan struct{} // closed when TLS is complete or the connection is over
+	wanted  atomic.Int32  // those who wait for mu
+	inTurns atomic.Bool   // see turns
 
 	mu sync.Mutex // guards everything below
 	connGuarded
@@ -53,6 +55,7 @@ type connGuarded struct {
 	state   connState
 	dirty   bool // there may be something to send
 	late    bool // the socket's reader is going to send it, and to wake whom there is to wake
+	turns   turns
 	path    path
 	prev    *path  // validated path to return to while the new one is unproven
 	probe   *probe // path that a client is about to move to
@@ -89,6 +92,7 @@ type connGuarded struct {
 	recv   [recovery.NumSpaces]recovery.Received
 	loss   recovery.Loss
 	probes [recovery.NumSpaces]int
+	freq   ackFrequency
 
 	ack         wire.Ack            // reused by frame parsing
 	ackRanges   []recovery.AckRange // the same in recovery's type
@@ -107,6 +111,7 @@ type connGuarded struct {
 	lastSent        time.Time // of an ack-eliciting packet, since lastHeard
 	started         time.Time
 	idle            time.Duration
+	restedAt        time.Time // see rest
 	ping            bool
 	lastPing        time.Time // of a keepalive
 	blocked         *outBatch // sealed packets the socket did not take
@@ -116,9 +121,10 @@ type connGuarded struct {
 	timerAt         time.Time
 	stats           ConnStats
 	batchNearlyFull bool
-	probing         bool // a path MTU probe is being sealed
-	marking         bool // what is being sealed will carry ECT(0)
-	batched         bool // what is being sealed is not the first datagram of its send
+	probing         bool        // a path MTU probe is being sealed
+	trace           *qlog.Trace // nil: none
+	marking         bool        // what is being sealed will carry ECT(0)
+	batched         bool        // what is being sealed is not the first datagram of its send
 }
 
 // An earlyPacket came before its keys.
@@ -193,7 +199,7 @@ func (c *Conn) unlock() {
 // unlockQuiet gives the connection back and leaves to the reader what that has
 // put off (see late), unless there is more to send than acknowledgements.
 func (c *Conn) unlockQuiet() {
-	if !c.late || c.wantsApp() {
+	if !c.late || c.appDue() {
 		c.unlock()
 		return
 	}
@@ -258,7 +264,7 @@ func (c *Conn) receive(r *rxBatch) (late bool) {
 	c.drain()
 	c.processBatch(r)
 	// Handshakes and endings are in no need of batching.
-	if !c.confirmed || c.state != stateOpen {
+	if !c.confirmed || c.state != stateOpen || c.awaitAnswer(r.total) {
 		c.unlock()
 		return false
 	}
@@ -407,7 +413,11 @@ func (c *Conn) UpdateKeys() error {
 
 func (c *Conn) updateKeys() error {
 	c.stats.KeyUpdates++
-	return c.app.rotate(c.loss.NextPN(recovery.AppData))
+	if err := c.app.rotate(c.loss.NextPN(recovery.AppData)); err != nil {
+		return err
+	}
+	c.trace.KeyUpdated(c.now(), "1rtt_secrets", c.app.generation, "quic")
+	return nil
 }
 
 func (c *Conn) pto() time.Duration {

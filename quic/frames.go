@@ -32,8 +32,7 @@ func (c *Conn) processFrames(f *frameInfo, b []byte) error {
 		return c.fail(ProtocolViolation, 0, "packet without frames")
 	}
 	for len(b) > 0 {
-		typ := uint64(b[0])
-		if typ&^7 == wire.FrameStream && f.packet == wire.Packet1RTT {
+		if b[0]&^7 == wire.FrameStream && f.packet == wire.Packet1RTT {
 			// Nearly all there is, and allowed: no need to look it up.
 			f.ackEliciting, f.nonProbing = true, true
 			n, err := c.processStream(b)
@@ -43,6 +42,7 @@ func (c *Conn) processFrames(f *frameInfo, b []byte) error {
 			b = b[n:]
 			continue
 		}
+		typ := wire.FrameType(b)
 		if !wire.FrameKnown(typ) || typ == wire.FrameDatagram || typ == wire.FrameDatagramLen {
 			// RFC 9221, Section 3: a DATAGRAM that was not negotiated is a PROTOCOL_VIOLATION.
 			if typ == wire.FrameDatagram || typ == wire.FrameDatagramLen {
@@ -97,6 +97,8 @@ func (c *Conn) processFrame(f *frameInfo, typ uint64, b []byte) (n int, err erro
 		if n = wire.ConsumeAck(b, &c.ack); n >= 0 {
 			err = c.onAck(f.space)
 		}
+	case wire.FrameAckFrequency, wire.FrameImmediateAck:
+		return c.processAckFrequency(typ, b)
 	case wire.FrameCrypto:
 		var off uint64
 		var data []byte
@@ -254,6 +256,9 @@ func (c *Conn) onAck(space recovery.Space) error {
 	}
 	if res.NewlyAcked > 0 {
 		c.dirty = true
+		if space == recovery.AppData {
+			c.askFrequency()
+		}
 	}
 	// RFC 9002, Section 6.2.2.1: any acknowledgment of a Handshake packet shows
 	// that the server has validated the client's address.

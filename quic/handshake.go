@@ -43,7 +43,9 @@ func levelOf(s recovery.Space) Level {
 // startClient begins a client's handshake.
 func (c *Conn) startClient() {
 	c.initFlow()
-	params := c.localParams().Append(nil, false)
+	local := c.localParams()
+	c.trace.Parameters(c.now(), true, local)
+	params := local.Append(nil, false)
 	epoch := c.hsEpoch
 	c.hs = c.cfg.Handshaker.Handshake(&HandshakeRequest{
 		ID: c.id, ServerName: c.cfg.ServerName, NextProtos: c.cfg.NextProtos, TransportParams: params,
@@ -79,6 +81,7 @@ func (c *Conn) localParams() *wire.TransportParams {
 		InitialMaxStreamsUni:           uint64(cfg.streamsUni()),
 		AckDelayExponent:               ackDelayExponent,
 		MaxAckDelay:                    localMaxAckDelay,
+		MinAckDelay:                    localMinAckDelay,
 		ActiveConnIDLimit:              localConnIDLimit,
 		GreaseBit:                      !cfg.NoGrease,
 		VersionInfo:                    c.versionInfo(),
@@ -126,6 +129,10 @@ func (c *Conn) feedCrypto(space recovery.Space) {
 		return
 	}
 	if c.hs == nil {
+		if c.confirmed {
+			c.afterTLS()
+			return
+		}
 		if !c.server || space != recovery.Initial || !c.route(b) {
 			return
 		}
@@ -315,12 +322,15 @@ func (c *Conn) onPeerParams(b []byte) {
 	if a := p.PreferredAddress; a != nil {
 		c.ids.remote = append(c.ids.remote, remoteID{seq: 1, id: a.ID, token: a.ResetToken, hasToken: true})
 	}
+	c.trace.Parameters(c.now(), false, &c.peerParams)
 	c.loss.SetMaxAckDelay(p.MaxAckDelay)
 	for i := range c.streams.opening {
 		c.streams.opening[i].open()
 	}
 	if c.server {
-		c.hs.TransportParams(c.localParams().Append(nil, true))
+		local := c.localParams()
+		c.trace.Parameters(c.now(), true, local)
+		c.hs.TransportParams(local.Append(nil, true))
 		c.sentParams = true
 	}
 }
@@ -369,6 +379,7 @@ func (c *Conn) maybeComplete() {
 	}
 	c.tls = t
 	c.state = stateOpen
+	c.trace.State(c.now(), "handshake_completed")
 	c.setIdle()
 	c.raiseMTU()
 	if c.server {
@@ -423,6 +434,7 @@ func (c *Conn) confirm() {
 		return
 	}
 	c.confirmed = true
+	c.trace.State(c.now(), "handshake_confirmed")
 	c.validatePath()
 	c.peerVerified = true
 	// RFC 9001, Section 4.9.2: "An endpoint MUST discard its Handshake keys when

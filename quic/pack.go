@@ -130,6 +130,9 @@ func (c *Conn) buildLong(b []byte, space recovery.Space, pad bool) []byte {
 		b = wire.AppendPadding(b, short)
 	}
 	wire.SetLength(b[start:], lengthAt-start, pnLen+len(b)-hdr+protect.TagLen)
+	if c.trace != nil {
+		c.traceSent(typ, pn, hdr-start, b[hdr:])
+	}
 	out := k.tx.Seal(b[:hdr], b[hdr:], b[start:hdr], pn)
 	k.tx.ProtectHeader(out[start:], hdr-pnLen-start, pnLen)
 	c.recordSent(space, &pkt, len(out)-start)
@@ -229,6 +232,9 @@ func (c *Conn) sealOn(p *path, b []byte, level Level, frames []byte, eliciting b
 	if level != LevelApp {
 		wire.SetLength(b[start:], lengthAt-start, pnLen+len(b)-hdr+protect.TagLen)
 	}
+	if c.trace != nil {
+		c.traceSent(packetTypeOf(level), pn, hdr-start, b[hdr:])
+	}
 	out := key.Seal(b[:hdr], b[hdr:], b[start:hdr], pn)
 	key.ProtectHeader(out[start:], hdr-pnLen-start, pnLen)
 	pkt := recovery.SentPacket{PN: pn, Path: p.id, AckEliciting: eliciting, InFlight: true}
@@ -287,6 +293,9 @@ func (c *Conn) buildShort(b *outBatch, slot []byte, mode int) int {
 		out = c.app.tx.Seal(plain[:len(hdr)], plain[len(hdr):], plain[:len(hdr)], pn)
 	}
 	c.app.tx.ProtectHeader(out, len(hdr)-pnLen, pnLen)
+	if c.trace != nil {
+		c.traceShort(pn, len(out), len(hdr), front, &last)
+	}
 	c.recordSent(recovery.AppData, &pkt, len(out))
 	c.countSealed()
 	return len(out)

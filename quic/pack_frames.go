@@ -26,6 +26,7 @@ const (
 	recStreamBlocked             // ID, Off
 	recStreamsBlocked            // ID: kind
 	recNewToken                  //
+	recAckFrequency              // ID: sequence number
 )
 
 // maxFrameLen is room enough for any control frame here.
@@ -34,8 +35,23 @@ const maxFrameLen = 64
 // wantsApp tells whether 1-RTT packets other than ACKs are due.
 func (c *Conn) wantsApp() bool {
 	t := &c.streams
-	return len(t.sendQueue) > 0 || len(t.ctrlQueue) > 0 || c.flow.needMax || c.hsDone || c.tokenDue && c.path.validated || c.ping || len(c.ids.retire) > 0 ||
+	return len(t.sendQueue) > 0 || len(t.ctrlQueue) > 0 || c.flow.needMax || c.hsDone || c.tokenDue && c.path.validated || c.ping || c.freq.due || len(c.ids.retire) > 0 ||
 		t.needMax[0] || t.needMax[1] || c.crypto[recovery.AppData].wants()
+}
+
+// appDue tells whether buildShort would find anything to send but an
+// acknowledgement.
+func (c *Conn) appDue() bool {
+	t := &c.streams
+	if c.wantsApp() || c.probes[recovery.AppData] > 0 || c.flow.blocked || t.blocked[0] || t.blocked[1] {
+		return true
+	}
+	for i := range c.ids.local {
+		if c.ids.local[i].need && c.admitted {
+			return true
+		}
+	}
+	return false
 }
 
 // appendControl appends the control frames that are due, as far as they fit.
@@ -59,6 +75,10 @@ func (c *Conn) appendControl(b []byte, room int, pkt *recovery.SentPacket) []byt
 		b = wire.AppendPing(b)
 		c.ping = false
 		pkt.AckEliciting = true
+	}
+	if c.freq.due && fits() {
+		add(recovery.Record{Kind: recAckFrequency, ID: c.freq.seq})
+		b = c.appendAckFrequency(b)
 	}
 	if c.flow.needMax && fits() {
 		b = wire.AppendMaxData(b, c.flow.max)
@@ -264,6 +284,7 @@ func (c *Conn) markSent(s *Stream, off uint64, n int, again bool, pkt *recovery.
 		c.stats.BytesRetransmitted += uint64(n)
 	} else {
 		c.flow.sent += uint64(n)
+		c.turns.answered()
 	}
 	w.buf.sent(off, end)
 	fin = w.fin && end == w.buf.end

@@ -13,8 +13,6 @@ type endpointStats struct {
 
 	DropHeader, DropDecrypt, DropDuplicate, DropNoKeys, DropUnknown, DropVersion, DropSmallInitial, Drop0RTT, DropBudget, DropBusy atomic.Int64
 
-	GSOFallbacks atomic.Int64
-
 	SendErrors, RecvErrors, CopiedBytes atomic.Int64
 
 	closedConns counters
@@ -22,7 +20,7 @@ type endpointStats struct {
 
 // counters sums what closed connections counted.
 type counters struct {
-	DatagramsSent, DatagramsReceived, BytesSent, BytesReceived, PacketsSent, PacketsReceived, PacketsLost, BytesRetransmitted, Batches, PTOs, BytesLost, SpuriousLosses atomic.Uint64
+	DatagramsSent, DatagramsReceived, BytesSent, BytesReceived, PacketsSent, PacketsReceived, PacketsLost, BytesRetransmitted, Batches, PTOs, BytesLost, SpuriousLosses, GSOFallbacks, BlackHoles, CEReports atomic.Uint64
 }
 
 // Stats is a snapshot of an Endpoint's counters. Drop reasons: header (not a
@@ -40,6 +38,7 @@ type Stats struct {
 	DatagramsSent, DatagramsReceived, BytesSent, BytesReceived                           uint64
 	PacketsSent, PacketsReceived, PacketsLost, BytesRetransmitted, Batches, PTOs         uint64
 	BytesLost, SpuriousLosses                                                            uint64 // of packets declared lost; packets of those that had arrived
+	GSOFallbacks, BlackHoles, CEReports                                                  uint64
 }
 
 // ConnStats is a snapshot of one connection's counters.
@@ -112,6 +111,9 @@ func (s *counters) retire(c *ConnStats) {
 	s.PTOs.Add(c.PTOs)
 	s.BytesLost.Add(c.BytesLost)
 	s.SpuriousLosses.Add(c.SpuriousLosses)
+	s.GSOFallbacks.Add(c.GSOFallbacks)
+	s.BlackHoles.Add(c.BlackHoles)
+	s.CEReports.Add(c.CEReports)
 }
 
 // Stats returns the endpoint's counters, those of closed and of live connections.
@@ -146,6 +148,9 @@ func (e *Endpoint) Stats() Stats {
 		s.PTOs += k.PTOs.Load()
 		s.BytesLost += k.BytesLost.Load()
 		s.SpuriousLosses += k.SpuriousLosses.Load()
+		s.GSOFallbacks += k.GSOFallbacks.Load()
+		s.BlackHoles += k.BlackHoles.Load()
+		s.CEReports += k.CEReports.Load()
 	}
 	e.mu.RLock()
 	s.Connections, s.Handshaking = len(e.live), e.handshaking

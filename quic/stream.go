@@ -127,7 +127,7 @@ func (s *Stream) Read(p []byte) (int, error) {
 			n = s.rcv.buf.copyOut(&c.acct, p)
 			s.credit(n)
 		}
-		c.unlock()
+		c.unlockQuiet()
 		if n > 0 || err != nil || len(p) == 0 {
 			return n, err
 		}
@@ -136,9 +136,13 @@ func (s *Stream) Read(p []byte) (int, error) {
 }
 
 func (s *Stream) waitRead() {
+	passed := s.rdeadline.wait()
+	if passed == nil && s.conn.waitInPlace(&s.rgate) {
+		return
+	}
 	select {
-	case <-s.rgate:
-	case <-s.rdeadline.wait():
+	case <-s.rgate.ch:
+	case <-passed:
 	}
 }
 
@@ -228,7 +232,7 @@ func (s *Stream) Write(p []byte) (int, error) {
 
 func (s *Stream) waitWrite() {
 	select {
-	case <-s.wgate:
+	case <-s.wgate.ch:
 	case <-s.wdeadline.wait():
 	}
 }
@@ -359,7 +363,7 @@ func (s *Stream) Flush(ctx context.Context) error {
 			return err
 		}
 		select {
-		case <-s.wgate:
+		case <-s.wgate.ch:
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}

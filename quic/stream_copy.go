@@ -86,7 +86,7 @@ func (s *Stream) awaitRoom() error {
 		err := s.writeErr()
 		ok := s.room() > 0
 		s.snd.waiter = err == nil && !ok
-		c.unlock()
+		c.unlockQuiet()
 		if err != nil || ok {
 			return err
 		}
@@ -108,7 +108,7 @@ func (s *Stream) fillChunk(r io.Reader, closing bool) (int, error) {
 	k.filling = true
 	room := k.room()
 	room = room[:min(len(room), c.batchPayload(s.id, b.end))]
-	c.unlock()
+	c.unlockQuiet()
 
 	n, err := r.Read(room)
 	if n < 0 || n > len(room) {

@@ -259,6 +259,21 @@ func (l *Loss) Clear(space Space, discard func(*SentPacket)) {
 	s.lossTime, s.lastEliciting, s.run = time.Time{}, time.Time{}, lossRun{}
 }
 
+// Rest gives back the memory of a space in which nothing is in flight. What
+// only held ACK frames is forgotten, which is harmless: no data depends on it.
+func (l *Loss) Rest(space Space) {
+	s := &l.spaces[space]
+	if s.eliciting > 0 {
+		return
+	}
+	for i := range s.ring.n {
+		if p := s.ring.at(i); p.state == outstanding && p.InFlight {
+			return
+		}
+	}
+	s.ring, s.quiet = ring{}, 0
+}
+
 // Drop forgets space for good, because its keys are discarded.
 //
 // RFC 9002, Section 6.4: "The sender MUST discard all recovery state associated

@@ -30,7 +30,7 @@ type Socket struct {
 	gso    atomic.Bool // still believed in
 	stats  Stats
 	// sendmsg is the system call; tests put a broken device in its place.
-	sendmsg func(fd uintptr, h *unix.Msghdr) (int, unix.Errno)
+	sendmsg func(fd uintptr, h *unix.Msghdr, flags uintptr) (int, unix.Errno)
 
 	closed atomic.Bool
 
@@ -39,6 +39,8 @@ type Socket struct {
 	zones    zones
 	writable writable
 	drain    drain
+	direct   direct
+	zc       zerocopy
 }
 
 // How much to ask for when Config leaves it open. The receive buffer holds
@@ -195,7 +197,12 @@ func (s *Socket) close() error {
 	}
 	s.recv.watch.close()
 	s.writable.watch.close()
+	s.Interrupt()
+	s.zc.finish(s)
 	err := s.file.Close()
+	s.recv.mu.Lock() // whoever was receiving has left
+	s.direct.close()
+	s.recv.mu.Unlock()
 	s.drain.finish()
 	return err
 }
@@ -215,5 +222,6 @@ func (s *Socket) Caps() Caps {
 	if !s.gso.Load() {
 		c.MaxSegments = 1
 	}
+	c.Zerocopy = s.zc.on.Load()
 	return c
 }
