@@ -62,7 +62,9 @@ func (b *benchFlags) register(c command) *flag.FlagSet {
 	return fs
 }
 
-func (b *benchFlags) udp() udp.Config { return udp.Config{GSO: b.gso.Mode, GRO: b.gro.Mode, Zerocopy: b.zero.Mode} }
+func (b *benchFlags) udp() udp.Config {
+	return udp.Config{GSO: b.gso.Mode, GRO: b.gro.Mode, Zerocopy: b.zero.Mode}
+}
 
 // start starts the profile, if one is wanted.
 func (b *benchFlags) start() (stop func() error, err error) {
