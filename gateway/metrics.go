@@ -3,8 +3,8 @@ package gateway
 import (
 	"sync"
 
-	"github.com/quic-fsgw/quic-fsgw/backend"
 	"github.com/quic-fsgw/quic-fsgw/gateway/admin"
+	"github.com/quic-fsgw/quic-fsgw/internal/backend"
 	"github.com/quic-fsgw/quic-fsgw/quic"
 	"github.com/quic-fsgw/quic-fsgw/quic/udp"
 )
@@ -104,6 +104,8 @@ func pullTransport(reg *admin.Registry, g *Gateway) {
 	count("quicfsgw_packets_received_total", "QUIC packets received.", func(s *quic.Stats) float64 { return float64(s.PacketsReceived) })
 	count("quicfsgw_packets_lost_total", "QUIC packets declared lost.", func(s *quic.Stats) float64 { return float64(s.PacketsLost) })
 	count("quicfsgw_retransmitted_bytes_total", "Stream bytes sent again.", func(s *quic.Stats) float64 { return float64(s.BytesRetransmitted) })
+	count("quicfsgw_lost_bytes_total", "Bytes of packets declared lost.", func(s *quic.Stats) float64 { return float64(s.BytesLost) })
+	count("quicfsgw_spurious_losses_total", "Packets declared lost that had arrived, late.", func(s *quic.Stats) float64 { return float64(s.SpuriousLosses) })
 	count("quicfsgw_copied_bytes_total", "Stream bytes copied in user space.", func(s *quic.Stats) float64 { return float64(s.CopiedBytes) })
 	count("quicfsgw_send_batches_total", "Sends of one or more datagrams (GSO).", func(s *quic.Stats) float64 { return float64(s.Batches) })
 	count("quicfsgw_datagrams_sent_total", "UDP datagrams sent.", func(s *quic.Stats) float64 { return float64(s.DatagramsSent) })
@@ -133,6 +135,7 @@ func pullTransport(reg *admin.Registry, g *Gateway) {
 			emit(float64(v), k)
 		}
 	}, "reason")
+	pullTraces(reg, g.traces)
 	pullConns(reg, g)
 	pullSockets(reg, g)
 }
@@ -155,6 +158,18 @@ func pullConns(reg *admin.Registry, g *Gateway) {
 		extreme(func(s *quic.ConnStats) float64 { return s.SmoothedRTT.Seconds() }), "of")
 	reg.PullGauge("quicfsgw_congestion_window_bytes", "Congestion window of live connections.",
 		extreme(func(s *quic.ConnStats) float64 { return float64(s.CongestionWindow) }), "of")
+	reg.PullGauge("quicfsgw_delivery_rate_bytes", "Bytes per second that live connections lately delivered, as congestion control sees it.",
+		extreme(func(s *quic.ConnStats) float64 { return float64(s.DeliveryRate) }), "of")
+	reg.PullGauge("quicfsgw_congestion_control", "Live connections by congestion control algorithm.", func(emit func(float64, ...string)) {
+		count := map[string]float64{}
+		for _, s := range g.live() {
+			st := s.conn.Stats()
+			count[st.CongestionControl]++
+		}
+		for _, a := range []quic.Congestion{quic.CUBIC, quic.NewReno, quic.BBR} {
+			emit(count[a.String()], a.String())
+		}
+	}, "algorithm")
 }
 
 // pullSockets registers what the kernel sockets count.

@@ -3,7 +3,7 @@ package gateway
 import (
 	"time"
 
-	"github.com/quic-fsgw/quic-fsgw/backend"
+	"github.com/quic-fsgw/quic-fsgw/internal/backend"
 	"github.com/quic-fsgw/quic-fsgw/nfs"
 	"github.com/quic-fsgw/quic-fsgw/quic"
 )
@@ -73,6 +73,11 @@ type ConnectionStatus struct {
 	BytesOut uint64  `json:"bytes_out"`
 	RTTms    float64 `json:"rtt_ms"`
 	Window   int     `json:"congestion_window"`
+	CC       string  `json:"congestion_control"` // with its state
+	Pacing   int64   `json:"pacing_bytes_per_second"`
+	Delivery int64   `json:"delivery_bytes_per_second"` // 0: not yet known
+	Lost     uint64  `json:"bytes_lost"`
+	Spurious uint64  `json:"spurious_losses"`
 	Held     int     `json:"held_bytes"`
 }
 
@@ -118,6 +123,7 @@ func (s *session) status() ConnectionStatus {
 	out := ConnectionStatus{
 		ID: s.conn.ID(), Route: s.route.name, Remote: s.conn.RemoteAddrPort().String(), Age: time.Since(s.started).Round(time.Second).String(),
 		BytesIn: cs.StreamBytesReceived, BytesOut: cs.StreamBytesSent, RTTms: float64(cs.SmoothedRTT) / 1e6, Window: cs.CongestionWindow, Held: cs.HeldBytes,
+		CC: cs.CongestionControl + ": " + cs.CongestionState, Pacing: cs.PacingRate, Delivery: cs.DeliveryRate, Lost: cs.BytesLost, Spurious: cs.SpuriousLosses,
 	}
 	if v := s.verdict.Load(); v != nil && v.Chain != nil {
 		out.Client = v.Chain.Subject

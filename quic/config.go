@@ -2,7 +2,11 @@ package quic
 
 import (
 	"log/slog"
+	"net/netip"
 	"time"
+
+	"github.com/quic-fsgw/quic-fsgw/quic/qlog"
+	"github.com/quic-fsgw/quic-fsgw/quic/recovery"
 )
 
 // RetryMode says when a server validates addresses with Retry packets (RFC 9000, Section 8.1.2).
@@ -14,6 +18,19 @@ const (
 	RetryAlways
 	RetryAuto // while a quarter of MaxHandshakes are under way, or more than RetryAbove begin in a second
 )
+
+// Congestion is a congestion control algorithm.
+type Congestion = recovery.Algorithm
+
+// Congestion control algorithms (docs/quic-recovery.md).
+const (
+	CUBIC   = recovery.CUBIC
+	NewReno = recovery.NewReno
+	BBR     = recovery.BBR
+)
+
+// ParseCongestion returns the algorithm of that name: newreno, cubic or bbr.
+func ParseCongestion(name string) (Congestion, error) { return recovery.ParseAlgorithm(name) }
 
 // Config configures the connections of an Endpoint. The zero value of each
 // field is its default. A Config must not be changed once in use.
@@ -44,10 +61,24 @@ type Config struct {
 	// session tickets and incoming streams wait for Conn.Admit.
 	ManualAdmit bool
 
+	// PreferredAddress is where a server asks its clients to go after the handshake;
+	// its socket must receive what is sent there. A family that is not used is left
+	// zero.
+	PreferredAddress struct{ IPv4, IPv6 netip.AddrPort }
+
+	// DisableActiveMigration tells clients not to change their address, and drops
+	// what they send from another one. A NAT may still give them another port.
+	DisableActiveMigration bool
+
+	// StayAtAddress has a client ignore a server's preferred address.
+	StayAtAddress bool
+
 	MaxIdleTimeout   time.Duration // default 30 s
 	KeepAlive        time.Duration // send PING when idle for so long; 0: never
 	HandshakeTimeout time.Duration // default 10 s
 	InitialRTT       time.Duration // default 333 ms (RFC 9002, Section 6.2.2)
+
+	Congestion Congestion // congestion control; default CUBIC
 
 	StreamWindow    int64 // initial receive window of a stream, default 512 KiB
 	MaxStreamWindow int64 // auto-tuned up to this, default 16 MiB
@@ -87,6 +118,10 @@ type Config struct {
 	Tokens *TokenStore
 
 	Logger *slog.Logger // nil: silent
+
+	// Qlog makes a trace of each connection, or of some. nil: of none. Whoever
+	// opened it closes it, after the Endpoint.
+	Qlog *qlog.Tracer
 }
 
 // Limits and defaults that are not configuration.

@@ -60,28 +60,32 @@ const (
 	rateSlack  = 3 * time.Millisecond
 )
 
-// outgrows notes that n bytes were taken and reports, at most once a period,
-// whether a window is less than it should be.
-func (m *windowRate) outgrows(now time.Time, rtt time.Duration, n, window uint64) bool {
+// grow notes that n bytes were taken and returns, at most once a period, a
+// larger window where the present one is less than it should be. It is not more
+// than that either: what waits in a queue for nothing only grows cold.
+func (m *windowRate) grow(now time.Time, rtt time.Duration, n, window, most uint64) uint64 {
 	if m.since.IsZero() {
 		m.since = now
 	}
 	m.taken += n
 	d := now.Sub(m.since)
 	if d < max(rtt, ratePeriod) {
-		return false
+		return window
 	}
 	want := float64(m.taken) * float64(4*rtt+rateSlack) / float64(d)
 	m.since, m.taken = now, 0
-	return float64(window) < want
+	if want <= float64(window) {
+		return window
+	}
+	return max(window, uint64(min(want, 2*float64(window), float64(most))))
 }
 
 // creditConn gives the peer room for n more bytes on the connection.
 func (c *Conn) creditConn(n uint64) {
 	f := &c.flow
 	f.consumed += n
-	if f.rate.outgrows(c.now(), c.path.rtt.Min(), n, f.window) && c.mayGrow() {
-		f.window = max(f.window, min(f.window*2, uint64(c.cfg.maxConnWindow())))
+	if w := f.rate.grow(c.now(), c.path.rtt.Min(), n, f.window, uint64(c.cfg.maxConnWindow())); c.mayGrow() {
+		f.window = w
 	}
 	if f.max-f.consumed > f.window/2 {
 		return

@@ -120,7 +120,7 @@ func (e *Endpoint) start(s *shard, cfg *Config, h *wire.LongHeader, r *rxBatch, 
 	} else {
 		c.setID(h.Dst)
 	}
-	c.path.init(0, r.remote, r.local, r.ifIndex, cfg.initialRTT())
+	c.path.init(0, r.remote, r.local, r.ifIndex, cfg)
 	c.testECN()
 	c.path.validated = !tok.issued.IsZero()
 	c.keys[recovery.Initial] = keys
@@ -132,6 +132,7 @@ func (e *Endpoint) start(s *shard, cfg *Config, h *wire.LongHeader, r *rxBatch, 
 	}
 	c.ids.local = []localID{{id: id}}
 	c.ids.nextLocal = 1
+	c.startTrace()
 	if other := e.register(h.Dst, c); other != nil {
 		// Another shard's reader was quicker.
 		e.unregister(id, c)

@@ -11,7 +11,8 @@ import (
 // A path is one pair of addresses and all that is known of it: whether the
 // peer was shown to be there, how far it is, how much it carries.
 type path struct {
-	id      uint8 // counts up with every new path of a connection
+	id      uint8  // counts up with every new path of a connection
+	peerSeq uint64 // of the peer's connection ID in use here
 	remote  netip.AddrPort
 	local   netip.Addr // source address to send from; invalid: the socket's own
 	ifIndex int
@@ -40,10 +41,10 @@ type path struct {
 	needResponse   bool
 }
 
-func (p *path) init(id uint8, remote netip.AddrPort, local netip.Addr, ifIndex int, initialRTT time.Duration) {
+func (p *path) init(id uint8, remote netip.AddrPort, local netip.Addr, ifIndex int, cfg *Config) {
 	*p = path{id: id, remote: remote, local: local, ifIndex: ifIndex, mtu: minDatagram}
-	p.rtt.Init(initialRTT)
-	p.cc = recovery.NewNewReno(minDatagram)
+	p.rtt.Init(cfg.initialRTT())
+	p.cc = recovery.NewController(cfg.Congestion, minDatagram)
 	p.pacer.Init(minDatagram)
 }
 

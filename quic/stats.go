@@ -3,6 +3,8 @@ package quic
 import (
 	"sync/atomic"
 	"time"
+
+	"github.com/quic-fsgw/quic-fsgw/quic/recovery"
 )
 
 // endpointStats are counters of an Endpoint. They only grow.
@@ -18,7 +20,7 @@ type endpointStats struct {
 
 // counters sums what closed connections counted.
 type counters struct {
-	DatagramsSent, DatagramsReceived, BytesSent, BytesReceived, PacketsSent, PacketsReceived, PacketsLost, BytesRetransmitted, Batches, PTOs, GSOFallbacks, BlackHoles, CEReports atomic.Uint64
+	DatagramsSent, DatagramsReceived, BytesSent, BytesReceived, PacketsSent, PacketsReceived, PacketsLost, BytesRetransmitted, Batches, PTOs, BytesLost, SpuriousLosses, GSOFallbacks, BlackHoles, CEReports atomic.Uint64
 }
 
 // Stats is a snapshot of an Endpoint's counters. Drop reasons: header (not a
@@ -36,6 +38,7 @@ type Stats struct {
 	DatagramsSent, DatagramsReceived, BytesSent, BytesReceived                           uint64
 	PacketsSent, PacketsReceived, PacketsLost, BytesRetransmitted, Batches, PTOs         uint64
 	GSOFallbacks, BlackHoles, CEReports                                                  uint64
+	BytesLost, SpuriousLosses                                                            uint64 // of packets declared lost; packets of those that had arrived
 }
 
 // ConnStats is a snapshot of one connection's counters.
@@ -53,6 +56,13 @@ type ConnStats struct {
 	ECN                              string // off, testing, unknown, capable or failed
 	SmoothedRTT, MinRTT              time.Duration
 	CongestionWindow, BytesInFlight  int
+	CongestionControl                string // newreno, cubic, bbr
+	CongestionState                  string // for example "slow start"
+	SlowStartThreshold               int    // bytes; 0: none yet
+	PacingRate, DeliveryRate         int64  // bytes per second; DeliveryRate 0: not yet known
+	BytesLost                        uint64 // of packets declared lost
+	SpuriousLosses                   uint64 // packets declared lost that had arrived
+	ReductionsUndone                 uint64 // of the window, after spurious losses; of the current path
 	MTU                              int
 	HeldBytes                        int // capacity of buffers that hold received data
 	StreamBytesCopied                int64
@@ -66,11 +76,25 @@ func (c *Conn) Stats() ConnStats {
 	defer c.unlock()
 	s := c.stats
 	s.SmoothedRTT, s.MinRTT = c.path.rtt.Smoothed(), c.path.rtt.Min()
-	s.CongestionWindow, s.BytesInFlight = c.path.cc.Window(), c.loss.InFlight()
+	c.congestionStats(&s)
 	s.MTU, s.HeldBytes, s.StreamBytesCopied = c.path.mtu, c.acct.held, c.acct.copied
 	s.ECN = c.path.ecn.String()
 	s.StreamBytesSent, s.StreamBytesReceived = c.flow.sent, c.flow.received
 	return s
+}
+
+// congestionStats fills in what congestion control and loss recovery know.
+func (c *Conn) congestionStats(s *ConnStats) {
+	var r recovery.Report
+	c.path.cc.Report(&r)
+	n := c.loss.Counts()
+	s.CongestionControl, s.CongestionState = r.Name, r.State
+	s.CongestionWindow, s.SlowStartThreshold, s.BytesInFlight = r.Window, r.SlowStartThreshold, c.loss.InFlight()
+	s.PacingRate, s.DeliveryRate = c.path.cc.PacingRate(c.path.rtt.Smoothed()), n.DeliveryRate
+	if r.DeliveryRate > 0 {
+		s.DeliveryRate = r.DeliveryRate
+	}
+	s.BytesLost, s.SpuriousLosses, s.ReductionsUndone = max(s.BytesLost, n.BytesLost), max(s.SpuriousLosses, n.Spurious), r.Undone // those of s: of a closed connection
 }
 
 // retire adds a closed connection's counters to the endpoint's.
@@ -88,6 +112,8 @@ func (s *counters) retire(c *ConnStats) {
 	s.GSOFallbacks.Add(c.GSOFallbacks)
 	s.BlackHoles.Add(c.BlackHoles)
 	s.CEReports.Add(c.CEReports)
+	s.BytesLost.Add(c.BytesLost)
+	s.SpuriousLosses.Add(c.SpuriousLosses)
 }
 
 // Stats returns the endpoint's counters, those of closed and of live connections.
@@ -123,6 +149,8 @@ func (e *Endpoint) Stats() Stats {
 		s.GSOFallbacks += k.GSOFallbacks.Load()
 		s.BlackHoles += k.BlackHoles.Load()
 		s.CEReports += k.CEReports.Load()
+		s.BytesLost += k.BytesLost.Load()
+		s.SpuriousLosses += k.SpuriousLosses.Load()
 	}
 	e.mu.RLock()
 	s.Connections, s.Handshaking = len(e.live), e.handshaking

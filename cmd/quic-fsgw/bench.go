@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/quic-fsgw/quic-fsgw/gateway/perf"
+	"github.com/quic-fsgw/quic-fsgw/quic"
 	"github.com/quic-fsgw/quic-fsgw/quic/udp"
 )
 
@@ -33,6 +34,7 @@ type benchFlags struct {
 	gro     modeFlag
 	zero    modeFlag
 	profile string
+	cc      congestionFlag
 }
 
 func runBench(ctx context.Context, io stdio, args []string) error {
@@ -58,6 +60,7 @@ func (b *benchFlags) register(c command) *flag.FlagSet {
 	fs.Var(&b.gso, "gso", "segmentation offload: `auto`, on or off")
 	fs.Var(&b.gro, "gro", "receive offload: `auto`, on or off")
 	fs.Var(&b.zero, "zerocopy", "MSG_ZEROCOPY: `auto` (not used), on or off")
+	fs.Var(&b.cc, "congestion", "congestion control of what this end sends: `cubic`, newreno or bbr")
 	fs.StringVar(&b.profile, "cpuprofile", "", "write a CPU profile to `FILE`, for go tool pprof")
 	return fs
 }
@@ -101,7 +104,7 @@ func runBenchServer(ctx context.Context, io stdio, args []string) (err error) {
 	defer func() { err = errors.Join(err, stop()) }()
 	var mu sync.Mutex
 	s := perf.Server{
-		Listen: addr, UDPPayload: int(b.payload), UDP: b.udp(),
+		Listen: addr, UDPPayload: int(b.payload), UDP: b.udp(), Congestion: b.cc.Congestion,
 		Ready: func(a netip.AddrPort) { fmt.Fprintf(io.err, "listening on %s\n", a) },
 		Report: func(r *perf.Result) {
 			mu.Lock()
@@ -144,7 +147,7 @@ func runBenchClient(ctx context.Context, io stdio, args []string) (err error) {
 	if cl.Connect, err = benchAddr(*connect); err != nil {
 		return usagef("bench client: --connect: %w", err)
 	}
-	cl.UDPPayload, cl.UDP = int(b.payload), b.udp()
+	cl.UDPPayload, cl.UDP, cl.Congestion = int(b.payload), b.udp(), b.cc.Congestion
 	cl.Request, cl.Response = int(request), int(response)
 	cl.For = time.Duration(*seconds * float64(time.Second))
 	cl.Hold = func(r *perf.Result) {
@@ -221,4 +224,12 @@ func (f *modeFlag) Set(s string) error {
 		}
 	}
 	return errors.New("want auto, on or off")
+}
+
+// congestionFlag is a congestion control algorithm.
+type congestionFlag struct{ quic.Congestion }
+
+func (f *congestionFlag) Set(s string) (err error) {
+	f.Congestion, err = quic.ParseCongestion(s)
+	return err
 }

@@ -31,6 +31,7 @@ type Client struct {
 	Streams     int           // default 1, of each connection
 	Connections int           // default 1
 	UDPPayload  int           // largest datagram in both directions, 0: as large as the path carries
+	Congestion  quic.Congestion
 	For         time.Duration // end transfers and requests after this time, 0: not before they are complete
 	UDP         udp.Config
 
@@ -58,7 +59,7 @@ func (c *Client) Run(ctx context.Context) (*Result, error) {
 	if c.ep, c.caps, err = open(local, c.UDP, nil); err != nil {
 		return nil, err
 	}
-	c.cfg = clientConfig(c.UDPPayload)
+	c.cfg = clientConfig(c.UDPPayload, c.Congestion)
 	r, err := c.run(ctx)
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
 	defer cancel()

@@ -139,7 +139,7 @@ func dial(t *testing.T, addr netip.AddrPort) *quic.Conn {
 		defer cancel()
 		_ = ep.Close(ctx)
 	})
-	c, err := ep.Dial(testContext(t), addr, clientConfig(0))
+	c, err := ep.Dial(testContext(t), addr, clientConfig(0, quic.CUBIC))
 	if err != nil {
 		t.Fatal(err)
 	}

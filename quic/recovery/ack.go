@@ -50,6 +50,9 @@ func (l *Loss) Ack(now time.Time, space Space, ranges []AckRange, ecn *[3]uint64
 	}
 	pass := ackPass{inFlight: l.inFlight}
 	largest := ranges[0].Largest
+	if space == AppData && len(l.reorder.list) > 0 {
+		l.arrived(now, ranges, s.largestAcked, rtt, cc)
+	}
 	raised := int64(largest) > s.largestAcked
 	s.largestAcked = max(s.largestAcked, int64(largest))
 	l.markAcked(s, ranges, acked, &pass)
@@ -61,14 +64,15 @@ func (l *Loss) Ack(now time.Time, space Space, ranges []AckRange, ecn *[3]uint64
 	// RFC 9000, Section 13.4.2.1: "An endpoint MUST NOT fail ECN validation as
 	// a result of processing an ACK frame that does not increase the largest
 	// acknowledged packet number."
+	l.ecn().round(largest, s.next)
 	if raised && l.ecn().validate(ecn, &s.ecn, s.marked, pass.marked) {
 		pass.result.Congested = true
 		if pass.result.LargestNewlyAcked && pass.largest.onPath {
-			cc.OnCE(now, pass.largest.sent)
+			cc.OnCE(now, pass.largest.sent, l.ecn().rise)
 		}
 	}
 	l.detectLost(now, space, rtt, cc, lost, &pass.result)
-	l.creditAcked(now, s, cc, &pass)
+	l.creditAcked(now, s, rtt, cc, &pass)
 	// RFC 9002, Section 6.2.1: "The PTO backoff factor is reset when an
 	// acknowledgment is received, except in the following case." "That is, a
 	// client does not reset the PTO backoff factor on receiving
@@ -172,7 +176,9 @@ func (l *Loss) sampleRTT(now time.Time, space Space, ackDelay time.Duration, st 
 
 // creditAcked tells the controller of the newly acknowledged packets, after it
 // has heard of the lost ones, and lets the ring go of all it can.
-func (l *Loss) creditAcked(now time.Time, s *sentSpace, cc Controller, pass *ackPass) {
+func (l *Loss) creditAcked(now time.Time, s *sentSpace, rtt *RTT, cc Controller, pass *ackPass) {
+	e := &l.event // here because a local one would escape through the interface
+	*e = AckEvent{RTT: rtt, RTTSampled: pass.result.RTTUpdated, InFlight: l.inFlight, AppLimited: l.appLimited}
 	for i := range pass.end {
 		p := s.ring.at(i)
 		if p.state != newlyAcked {
@@ -181,9 +187,38 @@ func (l *Loss) creditAcked(now time.Time, s *sentSpace, cc Controller, pass *ack
 		p.state = acknowledged
 		if p.InFlight && p.Path == l.path {
 			cc.OnAcked(now, p, pass.inFlight, l.appLimited)
+			e.Acked += int(p.Size)
+			e.NewestSent = p.Sent
 		}
 	}
 	s.trim()
+	if e.Acked > 0 {
+		cc.OnAckEnd(now, e)
+		l.delivery.add(now, e.Acked, rtt.Smoothed())
+	}
+	e.RTT = nil
+}
+
+// deliveryRate measures what arrives, over a round trip at a time.
+type deliveryRate struct {
+	since time.Time
+	bytes int
+	rate  int64 // bytes per second
+}
+
+func (d *deliveryRate) add(now time.Time, n int, rtt time.Duration) {
+	took := now.Sub(d.since)
+	switch {
+	case d.since.IsZero() || took > 8*rtt && took > time.Second:
+		// After a pause nothing is known.
+		d.since, d.bytes = now, 0
+		return
+	case took < max(rtt, granularity):
+		d.bytes += n
+		return
+	}
+	d.rate = int64(float64(d.bytes+n) / took.Seconds())
+	d.since, d.bytes = now, 0
 }
 
 // trim drops the oldest packets that are neither in flight nor undecided.
@@ -230,11 +265,11 @@ func (r *lossRun) broken(pn uint64) {
 func (l *Loss) detectLost(now time.Time, space Space, rtt *RTT, cc Controller, lost func(*SentPacket), res *AckResult) {
 	s := &l.spaces[space]
 	s.lossTime = time.Time{}
-	delay := rtt.lossDelay()
+	delay := rtt.lossDelay(l.reorder.eighths)
 	limit := now.Add(-delay)
 	var newest time.Time
 	var longest time.Duration // run of losses
-	bytes := 0
+	packets := 0
 	for i := range s.ring.n {
 		p := s.ring.at(i)
 		if int64(p.PN) > s.largestAcked {
@@ -256,8 +291,13 @@ func (l *Loss) detectLost(now time.Time, space Space, rtt *RTT, cc Controller, l
 		l.remove(s, p)
 		res.Lost++
 		if l.congestive(p) {
-			newest, bytes = p.Sent, bytes+int(p.Size)
+			newest, packets = p.Sent, packets+1
 			longest = max(longest, l.extendRun(s, p))
+			l.bytesLost += uint64(p.Size)
+			if space == AppData {
+				l.reorder.lost(now, p)
+			}
+			cc.OnPacketLost(now, p)
 		}
 		if p.ECN && p.Path == l.path {
 			l.ecn().onLost()
@@ -266,8 +306,8 @@ func (l *Loss) detectLost(now time.Time, space Space, rtt *RTT, cc Controller, l
 			lost(p)
 		}
 	}
-	if bytes > 0 {
-		cc.OnLost(now, newest, bytes)
+	if packets > 0 {
+		cc.OnLost(now, newest, packets)
 	}
 	if longest > persistentThreshold*rtt.PTO(l.maxAckDelay) {
 		res.Persistent = true
@@ -276,15 +316,16 @@ func (l *Loss) detectLost(now time.Time, space Space, rtt *RTT, cc Controller, l
 	}
 }
 
-// overtaken reports whether packetThreshold packets were sent from pn to the
+// overtaken reports whether as many packets as the packet threshold were sent from pn to the
 // largest acknowledged one; numbers that were skipped were not sent.
 func (l *Loss) overtaken(space Space, pn uint64) bool {
 	largest := uint64(l.spaces[space].largestAcked)
 	distance := largest - pn
-	if space == AppData && distance >= packetThreshold && distance < packetThreshold+2 {
+	threshold := l.reorder.packets
+	if space == AppData && distance >= threshold && distance < threshold+2 {
 		distance -= l.skip.between(pn, largest)
 	}
-	return distance >= packetThreshold
+	return distance >= threshold
 }
 
 // congestive reports whether the loss of p says something of the current path.

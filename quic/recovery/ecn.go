@@ -15,9 +15,12 @@ const (
 	// for only the first ten outgoing packets on a path"
 	ecnTestPackets = 10
 
-	// So many acknowledged packets in a row, all of them marked CE, are taken
-	// for a broken or lying peer or path rather than for congestion.
-	ecnAllCE = 64
+	// So many acknowledged packets in a row over so many round trips, all of
+	// them marked CE, are taken for a broken or lying peer or path rather than
+	// for congestion: a queue that marks above a threshold marks whole windows
+	// when slow start ends, but not for long once the window is reduced.
+	ecnAllCE       = 64
+	ecnAllCERounds = 10
 )
 
 // ECN is what is known of ECN on one path (RFC 9000, Section 13.4.2 and
@@ -28,6 +31,9 @@ type ECN struct {
 	sent, acked, lost  uint64 // marked packets of this path
 	ceRun              uint64 // acknowledged in a row with nothing but CE
 	testedWithoutFault bool
+	ceRounds           int    // round trips of ceRun
+	ceEnd              uint64 // packet number that ends the current one
+	rise               uint64 // of the CE count, in the frame validated last
 }
 
 // String names the state as RFC 9000, Appendix A.4 does.
@@ -46,6 +52,15 @@ func (e *ECN) reset() {
 // handshake that got no answer is not marked: the mark may be why.
 func (e *ECN) mark(ptoCount int) bool {
 	return e.state == ecnCapable || e.state == ecnTesting && ptoCount == 0
+}
+
+// round notes that largest was acknowledged, next being the number to be sent,
+// to count the round trips of a run of CE marks.
+func (e *ECN) round(largest, next uint64) {
+	if e.ceRun > 0 && largest >= e.ceEnd {
+		e.ceRounds++
+		e.ceEnd = next
+	}
 }
 
 func (e *ECN) onSent() {
@@ -138,18 +153,15 @@ func (e *ECN) validate(counts *[3]uint64, base *[3]uint64, sent, newly uint64) (
 // declared lost or if they are all ECN-CE marked."
 func (e *ECN) judge(rise0, riseCE, newly uint64) (congested bool) {
 	if rise0 > 0 {
-		e.ceRun = 0
+		e.ceRun, e.ceRounds, e.ceEnd = 0, 0, 0
 		e.testedWithoutFault = true
 	} else {
 		e.ceRun += riseCE
 	}
-	limit := uint64(ecnAllCE)
-	if !e.testedWithoutFault {
-		limit = ecnTestPackets
-	}
 	// All that were sent to find out have come back, and all of them with CE.
 	allCE := e.state == ecnUnknown && !e.testedWithoutFault && e.acked+e.lost >= e.sent && e.ceRun > 0
-	if e.ceRun >= limit || allCE {
+	allCE = allCE || !e.testedWithoutFault && e.ceRun >= ecnTestPackets
+	if allCE || e.ceRun >= ecnAllCE && e.ceRounds >= ecnAllCERounds {
 		e.state = ecnFailed
 		return false
 	}
@@ -160,5 +172,6 @@ func (e *ECN) judge(rise0, riseCE, newly uint64) (congested bool) {
 	if newly > 0 && e.testedWithoutFault && e.state == ecnUnknown {
 		e.state = ecnCapable
 	}
+	e.rise = riseCE
 	return riseCE > 0
 }

@@ -62,6 +62,10 @@ type Loss struct {
 	shared      *ECN      // the current path's, see UseECN
 	own         ECN       // where the owner keeps none
 	skip        skipper
+	reorder     reordering
+	delivery    deliveryRate
+	event       AckEvent // of the ACK frame being processed
+	bytesLost   uint64
 }
 
 // sentSpace is the packets of one packet number space.
@@ -87,6 +91,21 @@ func (l *Loss) Init(maxAckDelay time.Duration) {
 		l.spaces[i].largestAcked = -1
 	}
 	l.skip.init(rand.Uint64N)
+	l.reorder.init()
+}
+
+// Counts are what Loss counts over the life of a connection.
+type Counts struct {
+	BytesLost uint64 // of packets declared lost, PMTU probes left out
+	Spurious  uint64 // packets declared lost that arrived after all
+	// DeliveryRate is how fast acknowledgments came lately, in bytes per
+	// second, over a round trip of the current path; 0: not yet known.
+	DeliveryRate int64
+}
+
+// Counts returns the counters.
+func (l *Loss) Counts() Counts {
+	return Counts{BytesLost: l.bytesLost, Spurious: l.reorder.count, DeliveryRate: l.delivery.rate}
 }
 
 // SetRandom replaces the source that chooses which packet numbers to skip, for
@@ -156,10 +175,10 @@ func (l *Loss) Tracked(space Space) int { return l.spaces[space].ring.n }
 // A window full of tiny packets is the only way to get there.
 func (l *Loss) Full(space Space) bool { return l.spaces[space].ring.n >= maxTracked }
 
-// Sent records that p was sent at now with the number NextPN gave. p is copied,
-// its records too. It panics if the number was used before, because then a
+// Sent records that p was sent at now with the number NextPN gave, and
+// completes it. p is copied, its records too. It panics if the number was used before, because then a
 // nonce was.
-func (l *Loss) Sent(now time.Time, space Space, p SentPacket) {
+func (l *Loss) Sent(now time.Time, space Space, p *SentPacket) {
 	s := &l.spaces[space]
 	if p.PN < s.next {
 		panic(fmt.Sprintf("recovery: packet number %d used twice in space %v", p.PN, space))
@@ -188,7 +207,7 @@ func (l *Loss) Sent(now time.Time, space Space, p SentPacket) {
 	} else {
 		s.quiet++
 	}
-	s.ring.push(&p)
+	s.ring.push(p)
 }
 
 // makeRoom lets one more packet that is not in flight be tracked. Forgetting
@@ -240,6 +259,21 @@ func (l *Loss) Clear(space Space, discard func(*SentPacket)) {
 	s.lossTime, s.lastEliciting, s.run = time.Time{}, time.Time{}, lossRun{}
 }
 
+// Rest gives back the memory of a space in which nothing is in flight. What
+// only held ACK frames is forgotten, which is harmless: no data depends on it.
+func (l *Loss) Rest(space Space) {
+	s := &l.spaces[space]
+	if s.eliciting > 0 {
+		return
+	}
+	for i := range s.ring.n {
+		if p := s.ring.at(i); p.state == outstanding && p.InFlight {
+			return
+		}
+	}
+	s.ring, s.quiet = ring{}, 0
+}
+
 // Drop forgets space for good, because its keys are discarded.
 //
 // RFC 9002, Section 6.4: "The sender MUST discard all recovery state associated
@@ -277,6 +311,8 @@ func (l *Loss) OnPathChange(path uint8) {
 	l.inFlight = 0
 	l.ptoCount = 0
 	l.firstSample = time.Time{}
+	l.reorder.init()
+	l.delivery = deliveryRate{}
 	if l.shared == nil {
 		l.own.reset()
 	}

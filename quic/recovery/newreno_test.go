@@ -33,7 +33,7 @@ func TestSetMaxDatagram(t *testing.T) {
 	if c.Window() != 14520 {
 		t.Errorf("window %d, want 14520", c.Window())
 	}
-	c.OnLost(time.Unix(9, 0), time.Unix(8, 0), 1452)
+	c.OnLost(time.Unix(9, 0), time.Unix(8, 0), 1)
 	c.SetMaxDatagram(1200)
 	if c.Window() != 7260 {
 		t.Errorf("window %d, want 7260", c.Window())
@@ -76,8 +76,8 @@ func TestRecoveryPeriod(t *testing.T) {
 	// RFC 9002, Section 7.3.2: "during a recovery period, the congestion window
 	// does not change in response to new losses or increases in the ECN-CE
 	// count."
-	r.cc.OnLost(r.now.Add(ms), r.start.Add(50*ms), 1200)
-	r.cc.OnCE(r.now.Add(ms), r.start.Add(50*ms))
+	r.cc.OnLost(r.now.Add(ms), r.start.Add(50*ms), 1)
+	r.cc.OnCE(r.now.Add(ms), r.start.Add(50*ms), 1)
 	r.wantWindow(6000)
 	// RFC 9002, Section 7.3.2: "A recovery period ends and the sender enters
 	// congestion avoidance when a packet sent during the recovery period is
@@ -96,7 +96,7 @@ func TestRecoveryPeriod(t *testing.T) {
 		t.Errorf("pacing rate %d, want 1.25 windows in 9 ms", got)
 	}
 	// A new loss is a new period.
-	r.cc.OnLost(r.start.Add(120*ms), r.start.Add(60*ms), 1200)
+	r.cc.OnLost(r.start.Add(120*ms), r.start.Add(60*ms), 1)
 	r.wantWindow(3600)
 }
 
@@ -104,7 +104,7 @@ func TestMinimumWindow(t *testing.T) {
 	r := newRig(t)
 	for i := range 50 {
 		now := r.start.Add(time.Duration(i) * time.Second)
-		r.cc.OnLost(now.Add(ms), now, 1200)
+		r.cc.OnLost(now.Add(ms), now, 1)
 	}
 	// RFC 9002, Section 7.2: "The RECOMMENDED value is 2 * max_datagram_size."
 	r.wantWindow(2400)
@@ -115,7 +115,7 @@ func TestMinimumWindow(t *testing.T) {
 
 func TestPersistentCongestionWindow(t *testing.T) {
 	r := newRig(t)
-	r.cc.OnLost(r.start, r.start.Add(-1), 1200)
+	r.cc.OnLost(r.start, r.start.Add(-1), 1)
 	r.cc.OnPersistent(r.start)
 	r.wantWindow(2400)
 	// RFC 9002, Section 7.3.1: "A sender reenters slow start any time the
@@ -153,7 +153,7 @@ func TestAppLimited(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			r := newRig(t)
 			if tt.avoid {
-				r.cc.OnLost(r.start, r.start, 1200) // window 6000
+				r.cc.OnLost(r.start, r.start, 1) // window 6000
 			}
 			before := r.cc.Window()
 			for range 5 {

@@ -73,6 +73,16 @@ const (
 	declaredLost
 )
 
+// SendState is what a controller noted of itself when a packet was sent:
+// counters that wrap, and times in microseconds that do, because they are
+// compared within a few round trips. Its meaning is the controller's.
+type SendState struct {
+	delivered, lost        uint32 // bytes so far
+	deliveredAt, firstSent uint32 // microseconds
+	inFlight               uint32 // bytes, with this packet
+	appLimited             bool
+}
+
 // SentPacket is what a sender remembers of a packet until it is acknowledged
 // or lost (RFC 9002, Appendix A.1). The zero value is an empty packet.
 type SentPacket struct {
@@ -90,6 +100,7 @@ type SentPacket struct {
 	state        packetState
 	NumRecords   uint16
 	KeyPhase     uint32
+	SendState    SendState
 	inline       [inlineRecords]Record
 	more         []Record
 }

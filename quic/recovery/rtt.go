@@ -88,11 +88,11 @@ func (r *RTT) PTO(maxAckDelay time.Duration) time.Duration {
 }
 
 // lossDelay is the time threshold of RFC 9002, Section 6.1.2:
-// "max(kTimeThreshold * max(smoothed_rtt, latest_rtt), kGranularity)", where
-// the recommended kTimeThreshold is 9/8.
-func (r *RTT) lossDelay() time.Duration {
+// "max(kTimeThreshold * max(smoothed_rtt, latest_rtt), kGranularity)", with
+// kTimeThreshold in eighths; the recommended value is 9/8.
+func (r *RTT) lossDelay(eighths int64) time.Duration {
 	rtt := max(r.smoothed, r.latest)
-	return max(rtt+rtt/8, granularity)
+	return max(rtt*time.Duration(eighths)/8, granularity)
 }
 
 func abs(d time.Duration) time.Duration {

@@ -88,14 +88,14 @@ func TestRTTBounds(t *testing.T) {
 	}
 	// RFC 9002, Section 6.1.2: "this time threshold MUST be set to at least the
 	// local timer granularity"
-	if got := r.lossDelay(); got != granularity {
+	if got := r.lossDelay(timeThreshold); got != granularity {
 		t.Errorf("loss delay %v, want %v", got, granularity)
 	}
 	r.Init(0)
 	r.Update(80*ms, 0, 0, true)
 	// RFC 9002, Section 6.1.2: "The RECOMMENDED time threshold
 	// (kTimeThreshold), expressed as an RTT multiplier, is 9/8."
-	if got := r.lossDelay(); got != 90*ms {
+	if got := r.lossDelay(timeThreshold); got != 90*ms {
 		t.Errorf("loss delay %v, want 90ms", got)
 	}
 	r.Update(40*ms, 0, 0, true)

@@ -109,8 +109,8 @@ func (s *transfer) packet(now time.Time, space recovery.Space) {
 	if err := s.conn.Send(&m); err != nil {
 		s.t.Error(err)
 	}
-	s.loss.Sent(now, space, p)
-	s.cc.OnSent(now, datagram, s.loss.InFlight())
+	p.SendState = s.cc.OnSent(now, datagram, s.loss.InFlight())
+	s.loss.Sent(now, space, &p)
 	s.pacer.Sent(now, datagram)
 }
 

@@ -40,6 +40,7 @@ type Socket struct {
 	writable writable
 	drain    drain
 	zc       zerocopy
+	direct   direct
 }
 
 // How much to ask for when Config leaves it open. The receive buffer holds
@@ -196,8 +197,12 @@ func (s *Socket) close() error {
 	}
 	s.recv.watch.close()
 	s.writable.watch.close()
+	s.Interrupt()
 	s.zc.finish(s)
 	err := s.file.Close()
+	s.recv.mu.Lock() // whoever was receiving has left
+	s.direct.close()
+	s.recv.mu.Unlock()
 	s.drain.finish()
 	return err
 }

@@ -33,24 +33,22 @@ type watch struct {
 	rc syscall.RawConn // of file; set before the first wait, by the one who waits
 	on bool            // events are asked for; only touched by the one who waits
 
-	// Of a change of events under way. A busy reader changes them often: the
-	// functions are made once.
-	ep      int
-	event   unix.EpollEvent
-	failed  error
-	control func(ep uintptr)
-	modify  func(fd uintptr)
+	// Of ask, which must not allocate.
+	event          unix.EpollEvent
+	ep             int
+	failed         error
+	withEp, withFd func(uintptr) // made once
 }
 
 func (w *watch) init(s *Socket, events uint32) {
 	w.sock, w.events = s, events
-	w.modify = func(fd uintptr) {
+	w.withFd = func(fd uintptr) {
 		w.event.Fd = int32(fd)
 		w.failed = unix.EpollCtl(w.ep, unix.EPOLL_CTL_MOD, int(fd), &w.event)
 	}
-	w.control = func(ep uintptr) {
+	w.withEp = func(ep uintptr) {
 		w.ep = int(ep)
-		if err := w.sock.rc.Control(w.modify); err != nil {
+		if err := s.rc.Control(w.withFd); err != nil {
 			w.failed = err
 		}
 	}
@@ -102,18 +100,18 @@ func (w *watch) ask(on bool) error {
 	if w.on == on {
 		return nil
 	}
-	w.event.Events, w.failed = 0, nil
+	w.event.Events = 0
 	if on {
 		w.event.Events = w.events | unix.EPOLLET
 	}
-	err := w.rc.Control(w.control)
-	if err == nil {
-		err = w.failed
+	if err := w.rc.Control(w.withEp); err != nil {
+		return err
 	}
-	if err == nil {
-		w.on = on
+	if w.failed != nil {
+		return w.failed
 	}
-	return err
+	w.on = on
+	return nil
 }
 
 // expire makes wait fail with os.ErrDeadlineExceeded from now on.
