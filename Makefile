@@ -77,7 +77,7 @@ cross:
 
 # Documents that are written from the code.
 generate:
-	UPDATE=1 $(GO) test -count=1 -run 'Document|GeneratedDocs' ./gateway/config ./gateway/reason ./gateway/supervise ./cmd/quic-fsgw
+	UPDATE=1 $(GO) test -count=1 -run 'Document|GeneratedDocs' ./gateway/config ./gateway/reason ./gateway/supervise ./internal/ccsim ./cmd/quic-fsgw
 
 clean:
 	rm -rf bin

@@ -27,6 +27,7 @@ import (
 	"github.com/quic-fsgw/quic-fsgw/gateway/config"
 	"github.com/quic-fsgw/quic-fsgw/gateway/upcall"
 	"github.com/quic-fsgw/quic-fsgw/quic"
+	"github.com/quic-fsgw/quic-fsgw/quic/qlog"
 	"github.com/quic-fsgw/quic-fsgw/quic/udp"
 )
 
@@ -63,6 +64,7 @@ type Gateway struct {
 	memory    memory
 	table     atomic.Pointer[table]
 	started   time.Time
+	traces    *qlog.Tracer // nil: none
 
 	endpoints []*endpoint
 	draining  atomic.Bool
@@ -100,9 +102,13 @@ func New(cfg *config.Config, listeners []Listener, opts Options) (*Gateway, erro
 	opts.Handshaker = timed(opts.Handshaker, opts.Registry)
 	g := &Gateway{opts: opts, log: opts.Logger, sessions: make(map[*session]struct{}), idle: make(chan struct{}), started: time.Now()}
 	g.ctx, g.stop = context.WithCancelCause(context.Background())
+	var err error
+	if g.traces, err = openTraces(&cfg.Log, g.log); err != nil {
+		return nil, err
+	}
 	t, err := g.compile(cfg, 1)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, g.traces.Close())
 	}
 	g.table.Store(t)
 	g.limits = newLimiter(&cfg.Limits)
@@ -177,7 +183,7 @@ func (g *Gateway) Close(ctx context.Context) error {
 		err = errors.Join(err, e.Close(ctx))
 	}
 	g.accepts.Wait()
-	return err
+	return errors.Join(err, g.traces.Close())
 }
 
 // Healthy is nil while the gateway works.

@@ -30,7 +30,7 @@ type Socket struct {
 	gso    atomic.Bool // still believed in
 	stats  Stats
 	// sendmsg is the system call; tests put a broken device in its place.
-	sendmsg func(fd uintptr, h *unix.Msghdr) (int, unix.Errno)
+	sendmsg func(fd uintptr, h *unix.Msghdr, flags uintptr) (int, unix.Errno)
 
 	closed atomic.Bool
 
@@ -40,6 +40,7 @@ type Socket struct {
 	writable writable
 	drain    drain
 	direct   direct
+	zc       zerocopy
 }
 
 // How much to ask for when Config leaves it open. The receive buffer holds
@@ -197,6 +198,7 @@ func (s *Socket) close() error {
 	s.recv.watch.close()
 	s.writable.watch.close()
 	s.Interrupt()
+	s.zc.finish(s)
 	err := s.file.Close()
 	s.recv.mu.Lock() // whoever was receiving has left
 	s.direct.close()
@@ -220,5 +222,6 @@ func (s *Socket) Caps() Caps {
 	if !s.gso.Load() {
 		c.MaxSegments = 1
 	}
+	c.Zerocopy = s.zc.on.Load()
 	return c
 }

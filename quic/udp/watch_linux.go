@@ -33,27 +33,23 @@ type watch struct {
 	rc syscall.RawConn // of file; set before the first wait, by the one who waits
 	on bool            // events are asked for; only touched by the one who waits
 
-	// What ask hands to functions that are made once, because a busy reader asks often.
-	change struct {
-		event  unix.EpollEvent
-		ep     int
-		failed error
-		onEp   func(uintptr)
-		onSock func(uintptr)
-	}
+	// Of ask, which must not allocate.
+	event          unix.EpollEvent
+	ep             int
+	failed         error
+	withEp, withFd func(uintptr) // made once
 }
 
 func (w *watch) init(s *Socket, events uint32) {
 	w.sock, w.events = s, events
-	c := &w.change
-	c.onSock = func(fd uintptr) {
-		c.event.Fd = int32(fd)
-		c.failed = unix.EpollCtl(c.ep, unix.EPOLL_CTL_MOD, int(fd), &c.event)
+	w.withFd = func(fd uintptr) {
+		w.event.Fd = int32(fd)
+		w.failed = unix.EpollCtl(w.ep, unix.EPOLL_CTL_MOD, int(fd), &w.event)
 	}
-	c.onEp = func(ep uintptr) {
-		c.ep = int(ep)
-		if err := s.rc.Control(c.onSock); err != nil {
-			c.failed = err
+	w.withEp = func(ep uintptr) {
+		w.ep = int(ep)
+		if err := s.rc.Control(w.withFd); err != nil {
+			w.failed = err
 		}
 	}
 }
@@ -104,20 +100,18 @@ func (w *watch) ask(on bool) error {
 	if w.on == on {
 		return nil
 	}
-	c := &w.change
-	c.event = unix.EpollEvent{}
+	w.event.Events = 0
 	if on {
-		c.event.Events = w.events | unix.EPOLLET
+		w.event.Events = w.events | unix.EPOLLET
 	}
-	c.failed = nil
-	err := w.rc.Control(c.onEp)
-	if err == nil {
-		err = c.failed
+	if err := w.rc.Control(w.withEp); err != nil {
+		return err
 	}
-	if err == nil {
-		w.on = on
+	if w.failed != nil {
+		return w.failed
 	}
-	return err
+	w.on = on
+	return nil
 }
 
 // expire makes wait fail with os.ErrDeadlineExceeded from now on.
