@@ -137,9 +137,6 @@ func (c *Conn) sendApp() {
 	maxSegments := c.maxSegments()
 	c.sendPathFrames()
 	c.sendMTUProbe()
-	if !c.appDue() && !c.ackDue(recovery.AppData) {
-		return
-	}
 	for c.state < stateClosing && c.blocked == nil {
 		b := newBatch()
 		more := c.fillBatch(b, maxSegments)
