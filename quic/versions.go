@@ -92,10 +92,10 @@ func (c *Conn) versionInfo() []byte {
 
 // greaseParams adds what a peer has to ignore to our transport parameters.
 func greaseParams(p *wire.TransportParams) {
-	var random [8 + 16]byte
+	var random [8 + 8]byte
 	_, _ = rand.Read(random[:]) // never fails
 	p.GreaseID = max(binary.BigEndian.Uint64(random[:]), 1)
-	p.GreaseData = random[8 : 8+int(random[8]%16)]
+	p.GreaseData = random[8:] // always as long, so that simulations repeat themselves
 }
 
 // greaseBit clears the QUIC bit of a packet's first byte half of the time.
