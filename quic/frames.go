@@ -43,11 +43,7 @@ func (c *Conn) processFrames(f *frameInfo, b []byte) error {
 			continue
 		}
 		typ := wire.FrameType(b)
-		if !wire.FrameKnown(typ) || typ == wire.FrameDatagram || typ == wire.FrameDatagramLen {
-			// RFC 9221, Section 3: a DATAGRAM that was not negotiated is a PROTOCOL_VIOLATION.
-			if typ == wire.FrameDatagram || typ == wire.FrameDatagramLen {
-				return c.fail(ProtocolViolation, typ, "DATAGRAM was not negotiated")
-			}
+		if !wire.FrameKnown(typ) {
 			return c.fail(FrameEncodingError, typ, "unknown frame type")
 		}
 		if !wire.FrameAllowed(typ, f.packet) {
@@ -114,6 +110,11 @@ func (c *Conn) processFrame(f *frameInfo, typ uint64, b []byte) (n int, err erro
 		var token []byte
 		if token, n = wire.ConsumeNewToken(b); n >= 0 {
 			err = c.onNewToken(token)
+		}
+	case wire.FrameDatagram, wire.FrameDatagramLen:
+		var data []byte
+		if data, n = wire.ConsumeDatagram(b); n >= 0 {
+			err = c.onDatagram(data, n)
 		}
 	case wire.FrameHandshakeDone:
 		n = wire.ConsumeHandshakeDone(b)
@@ -195,6 +196,9 @@ func (c *Conn) processFlowFrame(typ uint64, b []byte) (n int, err error) {
 func (c *Conn) onMaxData(v uint64) {
 	if v > c.flow.sendMax {
 		c.flow.sendMax = v
+		if c.eventMask&EventMaxData != 0 {
+			c.emit(Event{Kind: EventMaxData, Whole: true, Max: v})
+		}
 		for _, s := range c.streams.waiting {
 			s.waits = false
 			c.queueSend(s)
@@ -223,6 +227,9 @@ func (c *Conn) onNewToken(token []byte) error {
 	}
 	if c.cfg.Tokens != nil && len(token) <= maxTokenLen {
 		c.cfg.Tokens.put(c.cfg.ServerName, c.version, token)
+	}
+	if c.eventMask&EventNewToken != 0 {
+		c.emit(Event{Kind: EventNewToken, Data: clone(token)})
 	}
 	return nil
 }

@@ -49,6 +49,10 @@ type ConnStats struct {
 	PacketsLost, BytesRetransmitted  uint64
 	Batches                          uint64 // sends, of one or more datagrams
 	PTOs, KeyUpdates, PathChanges    uint64
+	DatagramFramesSent               uint64 // DATAGRAM frames (RFC 9221)
+	DatagramFramesReceived           uint64 // of which some may have been dropped
+	DatagramFramesDropped            uint64 // both ways: a queue was full, or the path shrank
+	EventsDropped                    uint64 // that a subscriber was too slow for
 	BlackHoles                       uint64 // falls back to the smallest datagram
 	MTUProbes                        uint64
 	GSOFallbacks                     uint64 // paths on which batches were given up
