@@ -161,7 +161,7 @@ func (r *runner) memory(ctx context.Context, rep *report) error {
 	if err != nil {
 		return err
 	}
-	rep.section("Idle connections", fmt.Sprintf("Resident memory of the server that %d open, idle connections add, and what a connection takes.", n))
+	rep.section("Idle connections", fmt.Sprintf("Resident memory of the server that %d open connections add when they have been idle for 15 seconds, and what a connection takes.", n))
 	t := rep.table("", "MiB", "KiB each")
 	for _, p := range order {
 		if b := median(all[p], func(m measured) float64 { return float64(m.server.Resident) }); b > 0 {

@@ -29,6 +29,7 @@ import (
 	"github.com/quic-fsgw/quic-fsgw/gateway/forward"
 	"github.com/quic-fsgw/quic-fsgw/gateway/upcall"
 	"github.com/quic-fsgw/quic-fsgw/quic"
+	"github.com/quic-fsgw/quic-fsgw/quic/qlog"
 	"github.com/quic-fsgw/quic-fsgw/quic/udp"
 )
 
@@ -65,6 +66,7 @@ type Gateway struct {
 	memory    memory
 	table     atomic.Pointer[table]
 	started   time.Time
+	traces    *qlog.Tracer // nil: none
 
 	endpoints []*endpoint
 	draining  atomic.Bool
@@ -103,9 +105,13 @@ func New(cfg *config.Config, listeners []Listener, opts Options) (*Gateway, erro
 	opts.Handshaker = timed(opts.Handshaker, opts.Registry)
 	g := &Gateway{opts: opts, log: opts.Logger, sessions: make(map[*session]struct{}), idle: make(chan struct{}), started: time.Now()}
 	g.ctx, g.stop = context.WithCancelCause(context.Background())
+	var err error
+	if g.traces, err = openTraces(&cfg.Log, g.log); err != nil {
+		return nil, err
+	}
 	t, err := g.compile(cfg, 1)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, g.traces.Close())
 	}
 	g.table.Store(t)
 	g.limits = newLimiter(&cfg.Limits)
@@ -124,7 +130,7 @@ func New(cfg *config.Config, listeners []Listener, opts Options) (*Gateway, erro
 				conns = append(conns, s)
 			}
 		}
-		e.Endpoint = quic.NewEndpoint(conns, g.baseConfig(cfg, e), quic.WithLayout(l.Group.Layout()), quic.WithMemory(int64(cfg.Limits.Memory)/int64(len(listeners))))
+		e.Endpoint = quic.NewEndpoint(conns, g.baseConfig(cfg, e), quic.WithLayout(l.Group.Layout()), quic.WithMemory(int64(cfg.Limits.Memory)/int64(len(listeners))), quic.WithRest(releaseMemory))
 		if e.forward != nil {
 			e.forward.SetEndpoint(e.Knows)
 		}
@@ -193,7 +199,7 @@ func (g *Gateway) Close(ctx context.Context) error {
 		}
 	}
 	g.accepts.Wait()
-	return err
+	return errors.Join(err, g.traces.Close())
 }
 
 // Healthy is nil while the gateway works.

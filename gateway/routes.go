@@ -238,7 +238,7 @@ func transportConfig(q *config.QUIC) *quic.Config {
 // baseConfig is the configuration of a connection that is not routed yet.
 func (g *Gateway) baseConfig(cfg *config.Config, e *endpoint) *quic.Config {
 	c := transportConfig(&cfg.QUIC)
-	c.Handshaker, c.Logger = g.opts.Handshaker, g.log
+	c.Handshaker, c.Logger, c.Qlog = g.opts.Handshaker, g.log, g.traces
 	c.RetryAbove = cfg.Limits.HandshakesPerSecond / 2
 	if c.AddressKeys = g.table.Load().keys; c.AddressKeys == nil {
 		c.ResetKey = g.opts.ResetKey

@@ -64,11 +64,15 @@ func (c *Conn) ackRecord(r recovery.Record) {
 		}
 		if w.finAckSeen && w.buf.start == w.buf.end && !w.finAcked {
 			w.finAcked = true
+			c.emitStream(s, SendRecvd)
 			c.wakeWriter(s)
 			c.maybeForget(s)
 		}
 	case recReset:
 		if s := c.streams.all[r.ID]; s != nil {
+			if !s.snd.resetAcked {
+				c.emitStream(s, SendResetRecvd)
+			}
 			s.snd.resetAcked = true
 			c.maybeForget(s)
 		}
@@ -82,6 +86,9 @@ func (c *Conn) onLost(p *recovery.SentPacket) {
 		return
 	}
 	c.stats.PacketsLost++
+	if c.trace != nil {
+		c.traceLost(p)
+	}
 	c.watchLost(p)
 	for i := range int(p.NumRecords) {
 		c.loseRecord(p.At(i))
@@ -108,6 +115,8 @@ func (c *Conn) loseRecord(r recovery.Record) {
 		c.ids.retire = append(c.ids.retire, r.ID)
 	case recHandshakeDone:
 		c.hsDone = true
+	case recAckFrequency:
+		c.freq.due = c.freq.due || r.ID+1 == c.freq.seq // unless a newer one went out
 	case recNewToken:
 		c.tokenDue = true // another will do as well
 	case recStream, recMaxStreamData, recReset, recStop, recStreamBlocked:

@@ -105,10 +105,12 @@ func (c *Conn) finish(s connState, err error) {
 	c.closing.err = err
 	c.closing.until = c.now().Add(3 * c.pto())
 	c.cancel(err)
+	c.emitClose(err)
 	if !c.isReady() {
 		close(c.ready) // last: who waits for it asks for the error then
 	}
 	c.ep.onConnClosed(c, err)
+	c.endTrace(err)
 	c.log.Debug("connection closed", "error", err, "duration", c.now().Sub(c.started))
 	c.free()
 	if s != stateDone {

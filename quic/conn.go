@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/quic-fsgw/quic-fsgw/quic/qlog"
 	"github.com/quic-fsgw/quic-fsgw/quic/recovery"
 	"github.com/quic-fsgw/quic-fsgw/quic/wire"
 )
@@ -29,36 +30,40 @@ const (
 // A Conn is one QUIC connection. It has no goroutine of its own: the reader
 // of its socket, its timer and the application run it inline, one at a time.
 type Conn struct {
-	ep     *Endpoint
-	server bool
-	shard  *shard
-	id     string
-	log    *slog.Logger
-	inbox  inbox
-	ctx    context.Context
-	cancel context.CancelCauseFunc
-	ready  chan struct{} // closed when TLS is complete or the connection is over
-	wanted atomic.Int32  // those who wait for mu
+	ep      *Endpoint
+	server  bool
+	shard   *shard
+	id      string
+	log     *slog.Logger
+	inbox   inbox
+	ctx     context.Context
+	cancel  context.CancelCauseFunc
+	ready   chan struct{} // closed when TLS is complete or the connection is over
+	wanted  atomic.Int32  // those who wait for mu
+	inTurns atomic.Bool   // see turns
 
 	mu sync.Mutex // guards everything below
 	connGuarded
 }
 
 type connGuarded struct {
-	clock   time.Time // when the lock was taken
-	cfg     *Config
-	version wire.Version
-	ver     versionState
-	greases bool // the peer takes packets whose QUIC bit is 0
-	state   connState
-	dirty   bool // there may be something to send
-	late    bool // the socket's reader is going to send it, and to wake whom there is to wake
-	path    path
-	prev    *path  // validated path to return to while the new one is unproven
-	probe   *probe // path that a client is about to move to
-	probed  probedPath
-	heardOn wire.ConnID // of ours, where the newest packet was sent to
-	paths   uint8       // path ids given out
+	clock     time.Time // when the lock was taken
+	cfg       *Config
+	version   wire.Version
+	ver       versionState
+	greases   bool // the peer takes packets whose QUIC bit is 0
+	state     connState
+	dirty     bool // there may be something to send
+	late      bool // the socket's reader is going to send it, and to wake whom there is to wake
+	turns     turns
+	path      path
+	prev      *path // validated path to return to while the new one is unproven
+	subs      []*subscriber
+	eventMask EventMask // of all of them
+	probe     *probe    // path that a client is about to move to
+	probed    probedPath
+	heardOn   wire.ConnID // of ours, where the newest packet was sent to
+	paths     uint8       // path ids given out
 
 	hs            Handshake
 	hsEpoch       uint8 // of the handshake under way: late events of another do not count
@@ -89,6 +94,7 @@ type connGuarded struct {
 	recv   [recovery.NumSpaces]recovery.Received
 	loss   recovery.Loss
 	probes [recovery.NumSpaces]int
+	freq   ackFrequency
 
 	ack         wire.Ack            // reused by frame parsing
 	ackRanges   []recovery.AckRange // the same in recovery's type
@@ -100,6 +106,7 @@ type connGuarded struct {
 	acct        accounts
 	flow        connFlow
 	streams     streamTable
+	dg          *datagrams // nil: none were sent or received
 	toWake      wakeList
 
 	largestPN       int64 // largest 1-RTT packet number received
@@ -107,6 +114,7 @@ type connGuarded struct {
 	lastSent        time.Time // of an ack-eliciting packet, since lastHeard
 	started         time.Time
 	idle            time.Duration
+	restedAt        time.Time // see rest
 	ping            bool
 	lastPing        time.Time // of a keepalive
 	blocked         *outBatch // sealed packets the socket did not take
@@ -116,9 +124,10 @@ type connGuarded struct {
 	timerAt         time.Time
 	stats           ConnStats
 	batchNearlyFull bool
-	probing         bool // a path MTU probe is being sealed
-	marking         bool // what is being sealed will carry ECT(0)
-	batched         bool // what is being sealed is not the first datagram of its send
+	probing         bool        // a path MTU probe is being sealed
+	trace           *qlog.Trace // nil: none
+	marking         bool        // what is being sealed will carry ECT(0)
+	batched         bool        // what is being sealed is not the first datagram of its send
 }
 
 // An earlyPacket came before its keys.
@@ -193,7 +202,7 @@ func (c *Conn) unlock() {
 // unlockQuiet gives the connection back and leaves to the reader what that has
 // put off (see late), unless there is more to send than acknowledgements.
 func (c *Conn) unlockQuiet() {
-	if !c.late || c.wantsApp() {
+	if !c.late || c.appDue() {
 		c.unlock()
 		return
 	}
@@ -258,7 +267,7 @@ func (c *Conn) receive(r *rxBatch) (late bool) {
 	c.drain()
 	c.processBatch(r)
 	// Handshakes and endings are in no need of batching.
-	if !c.confirmed || c.state != stateOpen {
+	if !c.confirmed || c.state != stateOpen || c.awaitAnswer(r.total) {
 		c.unlock()
 		return false
 	}
@@ -407,7 +416,14 @@ func (c *Conn) UpdateKeys() error {
 
 func (c *Conn) updateKeys() error {
 	c.stats.KeyUpdates++
-	return c.app.rotate(c.loss.NextPN(recovery.AppData))
+	if err := c.app.rotate(c.loss.NextPN(recovery.AppData)); err != nil {
+		return err
+	}
+	c.trace.KeyUpdated(c.now(), "1rtt_secrets", c.app.generation, "quic")
+	if c.eventMask&EventKeyUpdate != 0 {
+		c.emit(Event{Kind: EventKeyUpdate, Phase: c.app.phase})
+	}
+	return nil
 }
 
 func (c *Conn) pto() time.Duration {
@@ -435,6 +451,7 @@ func (c *Conn) free() {
 		s.wgate.open()
 	}
 	c.streams.closed()
+	c.freeDatagrams()
 	c.early = nil
 	c.crypto = [3]cryptoStream{}
 	if c.blocked != nil {

@@ -50,9 +50,14 @@ func (c *Conn) onData(s *Stream, end uint64) error {
 // that rate, and some time for both ends to be scheduled. The smallest one,
 // because a round trip that grows with the window only says that the data
 // waits in a queue; on loopback in that of our own socket, until it overflows.
+//
+// While the rate rises it is eight round trips: a sender in slow start doubles
+// its rate in each, and what it may send has to be there a round trip before.
+// Held up in slow start it would take the window for the end of the path.
 type windowRate struct {
-	since time.Time
-	taken uint64 // bytes since then
+	since  time.Time
+	taken  uint64  // bytes since then
+	before float64 // rate of the period before
 }
 
 const (
@@ -62,7 +67,8 @@ const (
 
 // grow notes that n bytes were taken and returns, at most once a period, a
 // larger window where the present one is less than it should be. It is not more
-// than that either: what waits in a queue for nothing only grows cold.
+// than that either: what waits in a queue for nothing only grows cold. A rate that
+// rises is going to rise on: its window is made for twice as much.
 func (m *windowRate) grow(now time.Time, rtt time.Duration, n, window, most uint64) uint64 {
 	if m.since.IsZero() {
 		m.since = now
@@ -72,12 +78,17 @@ func (m *windowRate) grow(now time.Time, rtt time.Duration, n, window, most uint
 	if d < max(rtt, ratePeriod) {
 		return window
 	}
-	want := float64(m.taken) * float64(4*rtt+rateSlack) / float64(d)
-	m.since, m.taken = now, 0
+	rate := float64(m.taken) / float64(d)
+	trips, limit := 4*rtt, 2*float64(window)
+	if m.before > 0 && rate > m.before+m.before/4 {
+		trips, limit = 8*rtt, 4*float64(window)
+	}
+	m.since, m.taken, m.before = now, 0, rate
+	want := rate * float64(trips+rateSlack)
 	if want <= float64(window) {
 		return window
 	}
-	return max(window, uint64(min(want, 2*float64(window), float64(most))))
+	return max(window, uint64(min(want, limit, float64(most))))
 }
 
 // creditConn gives the peer room for n more bytes on the connection.

@@ -32,12 +32,18 @@ func (c *Conn) processFrames(f *frameInfo, b []byte) error {
 		return c.fail(ProtocolViolation, 0, "packet without frames")
 	}
 	for len(b) > 0 {
-		typ := uint64(b[0])
-		if !wire.FrameKnown(typ) || typ == wire.FrameDatagram || typ == wire.FrameDatagramLen {
-			// RFC 9221, Section 3: a DATAGRAM that was not negotiated is a PROTOCOL_VIOLATION.
-			if typ == wire.FrameDatagram || typ == wire.FrameDatagramLen {
-				return c.fail(ProtocolViolation, typ, "DATAGRAM was not negotiated")
+		if b[0]&^7 == wire.FrameStream && f.packet == wire.Packet1RTT {
+			// Nearly all there is, and allowed: no need to look it up.
+			f.ackEliciting, f.nonProbing = true, true
+			n, err := c.processStream(b)
+			if err != nil {
+				return err
 			}
+			b = b[n:]
+			continue
+		}
+		typ := wire.FrameType(b)
+		if !wire.FrameKnown(typ) {
 			return c.fail(FrameEncodingError, typ, "unknown frame type")
 		}
 		if !wire.FrameAllowed(typ, f.packet) {
@@ -60,16 +66,24 @@ func (c *Conn) processFrames(f *frameInfo, b []byte) error {
 	return nil
 }
 
+// processStream acts on the STREAM frame at the start of b.
+func (c *Conn) processStream(b []byte) (n int, err error) {
+	f, n := wire.ConsumeStream(b)
+	if n < 0 {
+		return 0, c.fail(FrameEncodingError, uint64(b[0]), "malformed frame")
+	}
+	if err := c.onStream(f); err != nil {
+		return 0, err
+	}
+	if c.state >= stateClosing {
+		return 0, c.closeErr()
+	}
+	return n, nil
+}
+
 // processFrame acts on the frame at the start of b and returns its length, or
 // a negative number if it is malformed.
 func (c *Conn) processFrame(f *frameInfo, typ uint64, b []byte) (n int, err error) {
-	if typ >= wire.FrameStream && typ <= wire.FrameStreamLast {
-		sf, n := wire.ConsumeStream(b)
-		if n < 0 {
-			return n, nil
-		}
-		return n, c.onStream(sf)
-	}
 	switch typ {
 	case wire.FramePadding:
 		return wire.ConsumePadding(b), nil
@@ -79,6 +93,8 @@ func (c *Conn) processFrame(f *frameInfo, typ uint64, b []byte) (n int, err erro
 		if n = wire.ConsumeAck(b, &c.ack); n >= 0 {
 			err = c.onAck(f.space)
 		}
+	case wire.FrameAckFrequency, wire.FrameImmediateAck:
+		return c.processAckFrequency(typ, b)
 	case wire.FrameCrypto:
 		var off uint64
 		var data []byte
@@ -94,6 +110,11 @@ func (c *Conn) processFrame(f *frameInfo, typ uint64, b []byte) (n int, err erro
 		var token []byte
 		if token, n = wire.ConsumeNewToken(b); n >= 0 {
 			err = c.onNewToken(token)
+		}
+	case wire.FrameDatagram, wire.FrameDatagramLen:
+		var data []byte
+		if data, n = wire.ConsumeDatagram(b); n >= 0 {
+			err = c.onDatagram(data, n)
 		}
 	case wire.FrameHandshakeDone:
 		n = wire.ConsumeHandshakeDone(b)
@@ -175,6 +196,9 @@ func (c *Conn) processFlowFrame(typ uint64, b []byte) (n int, err error) {
 func (c *Conn) onMaxData(v uint64) {
 	if v > c.flow.sendMax {
 		c.flow.sendMax = v
+		if c.eventMask&EventMaxData != 0 {
+			c.emit(Event{Kind: EventMaxData, Whole: true, Max: v})
+		}
 		for _, s := range c.streams.waiting {
 			s.waits = false
 			c.queueSend(s)
@@ -203,6 +227,9 @@ func (c *Conn) onNewToken(token []byte) error {
 	}
 	if c.cfg.Tokens != nil && len(token) <= maxTokenLen {
 		c.cfg.Tokens.put(c.cfg.ServerName, c.version, token)
+	}
+	if c.eventMask&EventNewToken != 0 {
+		c.emit(Event{Kind: EventNewToken, Data: clone(token)})
 	}
 	return nil
 }
@@ -236,6 +263,9 @@ func (c *Conn) onAck(space recovery.Space) error {
 	}
 	if res.NewlyAcked > 0 {
 		c.dirty = true
+		if space == recovery.AppData {
+			c.askFrequency()
+		}
 	}
 	// RFC 9002, Section 6.2.2.1: any acknowledgment of a Handshake packet shows
 	// that the server has validated the client's address.

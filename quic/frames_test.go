@@ -19,7 +19,10 @@ func TestFrameErrors(t *testing.T) {
 	}{
 		// RFC 9000, Section 12.4: "An endpoint MUST treat the receipt of a frame of
 		// unknown type as a connection error of type FRAME_ENCODING_ERROR."
-		"unknown type 0x1f":     {func(*testConn) []byte { return []byte{0x1f} }, FrameEncodingError},
+		"ACK_FREQUENCY below min_ack_delay": {func(*testConn) []byte {
+			return wire.AppendAckFrequency(nil, wire.AckFrequency{Threshold: 10, MaxAckDelay: localMinAckDelay - time.Microsecond, Reordering: 1})
+		}, ProtocolViolation},
+		"unknown type 0x2f":     {func(*testConn) []byte { return []byte{0x2f} }, FrameEncodingError},
 		"unknown type 0x40 0x7": {func(*testConn) []byte { return []byte{0x40, 0x07} }, FrameEncodingError},
 		"unknown long type":     {func(*testConn) []byte { return wire.AppendVarint(nil, huge) }, FrameEncodingError},
 		// "An endpoint MUST treat receipt of a packet containing no frames as a

@@ -43,7 +43,9 @@ func levelOf(s recovery.Space) Level {
 // startClient begins a client's handshake.
 func (c *Conn) startClient() {
 	c.initFlow()
-	params := c.localParams().Append(nil, false)
+	local := c.localParams()
+	c.trace.Parameters(c.now(), true, local)
+	params := local.Append(nil, false)
 	epoch := c.hsEpoch
 	c.hs = c.cfg.Handshaker.Handshake(&HandshakeRequest{
 		ID: c.id, ServerName: c.cfg.ServerName, NextProtos: c.cfg.NextProtos, TransportParams: params,
@@ -79,8 +81,10 @@ func (c *Conn) localParams() *wire.TransportParams {
 		InitialMaxStreamsUni:           uint64(cfg.streamsUni()),
 		AckDelayExponent:               ackDelayExponent,
 		MaxAckDelay:                    localMaxAckDelay,
+		MinAckDelay:                    localMinAckDelay,
 		ActiveConnIDLimit:              localConnIDLimit,
 		GreaseBit:                      !cfg.NoGrease,
+		MaxDatagram:                    cfg.maxDatagramFrame(),
 		VersionInfo:                    c.versionInfo(),
 	}
 	greaseParams(p)
@@ -126,6 +130,10 @@ func (c *Conn) feedCrypto(space recovery.Space) {
 		return
 	}
 	if c.hs == nil {
+		if c.confirmed {
+			c.afterTLS()
+			return
+		}
 		if !c.server || space != recovery.Initial || !c.route(b) {
 			return
 		}
@@ -133,6 +141,9 @@ func (c *Conn) feedCrypto(space recovery.Space) {
 	if space == recovery.AppData {
 		if b = c.ticketMessages(b); len(b) == 0 {
 			return
+		}
+		if c.eventMask&EventSessionTicket != 0 {
+			c.emit(Event{Kind: EventSessionTicket, Data: clone(b)})
 		}
 	}
 	c.hs.Crypto(levelOf(space), b)
@@ -315,12 +326,15 @@ func (c *Conn) onPeerParams(b []byte) {
 	if a := p.PreferredAddress; a != nil {
 		c.ids.remote = append(c.ids.remote, remoteID{seq: 1, id: a.ID, token: a.ResetToken, hasToken: true})
 	}
+	c.trace.Parameters(c.now(), false, &c.peerParams)
 	c.loss.SetMaxAckDelay(p.MaxAckDelay)
 	for i := range c.streams.opening {
 		c.streams.opening[i].open()
 	}
 	if c.server {
-		c.hs.TransportParams(c.localParams().Append(nil, true))
+		local := c.localParams()
+		c.trace.Parameters(c.now(), true, local)
+		c.hs.TransportParams(local.Append(nil, true))
 		c.sentParams = true
 	}
 }
@@ -369,6 +383,7 @@ func (c *Conn) maybeComplete() {
 	}
 	c.tls = t
 	c.state = stateOpen
+	c.trace.State(c.now(), "handshake_completed")
 	c.setIdle()
 	c.raiseMTU()
 	if c.server {
@@ -405,6 +420,9 @@ func (c *Conn) admit() {
 	for i := range c.streams.accept {
 		c.streams.accept[i].open()
 	}
+	if c.dg != nil {
+		c.dg.arrived.open()
+	}
 	if c.server {
 		// RFC 9001, Section 4.1.2: "the TLS handshake is considered confirmed at
 		// the server when the handshake completes. The server MUST send a
@@ -423,6 +441,7 @@ func (c *Conn) confirm() {
 		return
 	}
 	c.confirmed = true
+	c.trace.State(c.now(), "handshake_confirmed")
 	c.validatePath()
 	c.peerVerified = true
 	// RFC 9001, Section 4.9.2: "An endpoint MUST discard its Handshake keys when

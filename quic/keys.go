@@ -29,6 +29,7 @@ type appKeys struct {
 	nextRx, nextTx *protect.Key // of the next phase; nil: due
 	prevRx         *protect.Key // for packets that were delayed across an update
 	prevUntil      time.Time
+	resting        bool // see rest
 	phase          bool
 	generation     uint32
 	rxLowest       uint64 // lowest packet number received in this phase

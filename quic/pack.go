@@ -130,6 +130,9 @@ func (c *Conn) buildLong(b []byte, space recovery.Space, pad bool) []byte {
 		b = wire.AppendPadding(b, short)
 	}
 	wire.SetLength(b[start:], lengthAt-start, pnLen+len(b)-hdr+protect.TagLen)
+	if c.trace != nil {
+		c.traceSent(typ, pn, hdr-start, b[hdr:])
+	}
 	out := k.tx.Seal(b[:hdr], b[hdr:], b[start:hdr], pn)
 	k.tx.ProtectHeader(out[start:], hdr-pnLen-start, pnLen)
 	c.recordSent(space, &pkt, len(out)-start)
@@ -177,7 +180,7 @@ func (c *Conn) recordSent(space recovery.Space, pkt *recovery.SentPacket, size i
 		pkt.SendState = c.path.cc.OnSent(c.now(), size, c.loss.InFlight())
 		c.path.pacer.Sent(c.now(), size) // ACKs alone are not paced (RFC 9002, Section 7.7)
 	}
-	c.loss.Sent(c.now(), space, *pkt)
+	c.loss.Sent(c.now(), space, pkt)
 	if pkt.AckEliciting && c.lastSent.IsZero() {
 		c.lastSent = c.now()
 	}
@@ -229,6 +232,9 @@ func (c *Conn) sealOn(p *path, b []byte, level Level, frames []byte, eliciting b
 	if level != LevelApp {
 		wire.SetLength(b[start:], lengthAt-start, pnLen+len(b)-hdr+protect.TagLen)
 	}
+	if c.trace != nil {
+		c.traceSent(packetTypeOf(level), pn, hdr-start, b[hdr:])
+	}
 	out := key.Seal(b[:hdr], b[hdr:], b[start:hdr], pn)
 	key.ProtectHeader(out[start:], hdr-pnLen-start, pnLen)
 	pkt := recovery.SentPacket{PN: pn, Path: p.id, AckEliciting: eliciting, InFlight: true}
@@ -245,15 +251,26 @@ func (c *Conn) buildShort(b *outBatch, slot []byte, mode int) int {
 	room := cap(slot) - len(hdr) - protect.TagLen
 	pkt := recovery.SentPacket{PN: pn, Path: c.path.id}
 
-	front := c.appendAck(b.front[:0], recovery.AppData, room, &pkt)
-	ackOnly := len(front) > 0
+	front := b.front[:0]
+	bulk := b.bulk && mode == packAll
+	b.bulk = false
+	if mode != packAcks && !bulk {
+		front = c.appendDatagrams(front, room, &pkt) // first, as they fit whole or not at all
+	}
+	data := len(front)
+	if !bulk {
+		front = c.appendAck(front, recovery.AppData, room-data, &pkt)
+	}
+	ackOnly := len(front) > data
 	if ackOnly && c.recv[recovery.AppData].ShouldElicit() && c.ackDue(recovery.AppData) {
 		c.ping = true
 	}
 	var last streamPiece
 	if mode != packAcks {
-		front = c.appendControl(front, room, &pkt)
-		front = c.appendCrypto(front, recovery.AppData, room, &pkt)
+		if !bulk {
+			front = c.appendControl(front, room, &pkt)
+			front = c.appendCrypto(front, recovery.AppData, room, &pkt)
+		}
 		front, last = c.appendStreams(front, room, &pkt)
 		if last.stream == nil {
 			front = c.appendControl(front, room, &pkt) // that streams are blocked is known only now
@@ -271,6 +288,7 @@ func (c *Conn) buildShort(b *outBatch, slot []byte, mode int) int {
 	least := min(c.leastPayload(len(hdr), pnLen), room)
 	if last.n > 0 || last.stream != nil {
 		out = c.sealStream(hdr, front, &last, pn, least)
+		b.bulk = mode == packAll && len(front) == 0 && len(out) == cap(slot) && !c.wantsDatagrams()
 	} else {
 		if short := least - len(front); short > 0 {
 			front = wire.AppendPadding(front, short)
@@ -279,6 +297,9 @@ func (c *Conn) buildShort(b *outBatch, slot []byte, mode int) int {
 		out = c.app.tx.Seal(plain[:len(hdr)], plain[len(hdr):], plain[:len(hdr)], pn)
 	}
 	c.app.tx.ProtectHeader(out, len(hdr)-pnLen, pnLen)
+	if c.trace != nil {
+		c.traceShort(pn, len(out), len(hdr), front, &last)
+	}
 	c.recordSent(recovery.AppData, &pkt, len(out))
 	c.countSealed()
 	return len(out)

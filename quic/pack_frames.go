@@ -26,6 +26,7 @@ const (
 	recStreamBlocked             // ID, Off
 	recStreamsBlocked            // ID: kind
 	recNewToken                  //
+	recAckFrequency              // ID: sequence number
 )
 
 // maxFrameLen is room enough for any control frame here.
@@ -34,8 +35,23 @@ const maxFrameLen = 64
 // wantsApp tells whether 1-RTT packets other than ACKs are due.
 func (c *Conn) wantsApp() bool {
 	t := &c.streams
-	return len(t.sendQueue) > 0 || len(t.ctrlQueue) > 0 || c.flow.needMax || c.hsDone || c.tokenDue && c.path.validated || c.ping || len(c.ids.retire) > 0 ||
-		t.needMax[0] || t.needMax[1] || c.crypto[recovery.AppData].wants()
+	return len(t.sendQueue) > 0 || len(t.ctrlQueue) > 0 || c.flow.needMax || c.hsDone || c.tokenDue && c.path.validated || c.ping || c.freq.due || len(c.ids.retire) > 0 ||
+		t.needMax[0] || t.needMax[1] || c.wantsDatagrams() || c.crypto[recovery.AppData].wants()
+}
+
+// appDue tells whether buildShort would find anything to send but an
+// acknowledgement.
+func (c *Conn) appDue() bool {
+	t := &c.streams
+	if c.wantsApp() || c.probes[recovery.AppData] > 0 || c.flow.blocked || t.blocked[0] || t.blocked[1] {
+		return true
+	}
+	for i := range c.ids.local {
+		if c.ids.local[i].need && c.admitted {
+			return true
+		}
+	}
+	return false
 }
 
 // appendControl appends the control frames that are due, as far as they fit.
@@ -59,6 +75,10 @@ func (c *Conn) appendControl(b []byte, room int, pkt *recovery.SentPacket) []byt
 		b = wire.AppendPing(b)
 		c.ping = false
 		pkt.AckEliciting = true
+	}
+	if c.freq.due && fits() {
+		add(recovery.Record{Kind: recAckFrequency, ID: c.freq.seq})
+		b = c.appendAckFrequency(b)
 	}
 	if c.flow.needMax && fits() {
 		b = wire.AppendMaxData(b, c.flow.max)
@@ -264,10 +284,17 @@ func (c *Conn) markSent(s *Stream, off uint64, n int, again bool, pkt *recovery.
 		c.stats.BytesRetransmitted += uint64(n)
 	} else {
 		c.flow.sent += uint64(n)
+		c.turns.answered()
 	}
 	w.buf.sent(off, end)
+	if off == 0 && !again {
+		c.emitStream(s, SendSend)
+	}
 	fin = w.fin && end == w.buf.end
 	if fin {
+		if !w.finSent {
+			c.emitStream(s, SendSent)
+		}
 		w.finSent, w.finLost = true, false
 	}
 	pkt.Add(recovery.Record{Kind: recStream, ID: s.id, Off: off, Len: uint32(n), Fin: fin})
@@ -350,13 +377,4 @@ func withoutFirst(q []*Stream) []*Stream {
 		return nil
 	}
 	return q
-}
-
-// rotate gives the next stream its turn.
-func (t *streamTable) rotate() {
-	if n := len(t.sendQueue); n > 1 {
-		s := t.sendQueue[0]
-		copy(t.sendQueue, t.sendQueue[1:])
-		t.sendQueue[n-1] = s
-	}
 }

@@ -38,6 +38,7 @@ func (c *Conn) processBatch(r *rxBatch) {
 		data = data[n:]
 	}
 	c.acct.batch, c.acct.batchBuf, c.acct.batchBig = nil, nil, false
+	c.turns.heard()
 	if c.acct.held > compactSlack && c.acct.held > 2*c.unreadBytes()+compactSlack {
 		c.compact()
 	}
@@ -49,6 +50,9 @@ const compactSlack = 256 << 10
 
 func (c *Conn) unreadBytes() int {
 	n := c.acct.late
+	if c.dg != nil {
+		n += c.dg.inBytes
+	}
 	for _, s := range c.streams.all {
 		n += s.rcv.buf.unread()
 	}
@@ -274,6 +278,9 @@ func (c *Conn) processShort(b []byte, src *packetSource) bool {
 		c.keepEarly(b, src)
 		return false
 	}
+	if c.app.resting {
+		c.app.wake()
+	}
 	if len(b) < 1+idLen+20 {
 		c.ep.stats.DropHeader.Add(1)
 		return false
@@ -322,6 +329,7 @@ func (c *Conn) mayReadApp() bool { return c.tls != nil }
 
 func (c *Conn) onDecryptFailure(limit uint64) {
 	c.ep.stats.DropDecrypt.Add(1)
+	c.trace.Dropped(c.now(), 0, "decrypt")
 	// RFC 9001, Section 6.6: "If the total number of received packets that fail
 	// authentication within the connection, across all keys, exceeds the
 	// integrity limit for the selected AEAD, the endpoint MUST immediately close
@@ -359,6 +367,9 @@ func (c *Conn) onPeerKeyUpdate(pn uint64) bool {
 
 // finishPacket handles the contents of an authentic, new packet.
 func (c *Conn) finishPacket(space recovery.Space, t wire.PacketType, dst wire.ConnID, pn uint64, payload []byte, src *packetSource) {
+	if c.trace != nil {
+		c.traceReceived(t, pn, dst, payload)
+	}
 	f := frameInfo{space: space, packet: t, dst: dst, src: src}
 	if space == recovery.AppData && c.refusesMove(dst, src) {
 		c.ep.stats.DropUnknown.Add(1)
@@ -367,15 +378,16 @@ func (c *Conn) finishPacket(space recovery.Space, t wire.PacketType, dst wire.Co
 	err := c.processFrames(&f, payload)
 	if err == errOverBudget {
 		c.ep.stats.DropBudget.Add(1)
+		c.trace.Dropped(c.now(), len(payload), "budget")
 		return
 	}
+	c.stats.PacketsReceived++
 	if c.state >= stateClosing {
 		return
 	}
 	if err != nil {
 		return
 	}
-	c.stats.PacketsReceived++
 	c.recv[space].Add(c.now(), pn, f.ackEliciting, src.ecn)
 	c.lastHeard = c.now()
 	c.lastSent = zeroTime
@@ -400,6 +412,7 @@ func (c *Conn) keepEarly(b []byte, src *packetSource) {
 	}
 	if len(c.early) >= maxEarlyPackets || held > maxEarlyBytes || c.tls != nil && c.app.rx != nil {
 		c.ep.stats.DropNoKeys.Add(1)
+		c.trace.Dropped(c.now(), len(b), "no-keys")
 		return
 	}
 	c.early = append(c.early, earlyPacket{append([]byte(nil), b...), src.remote, src.local, src.ifIndex, src.ecn})

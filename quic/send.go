@@ -30,6 +30,9 @@ type outBatch struct {
 	path    uint8
 	ecn     uint8
 	sent    int // bytes the socket has taken
+	// bulk: the last packet was full of one stream's bytes. As nothing else happens
+	// to the connection meanwhile, there is still nothing else to send.
+	bulk bool
 	// scratch space of packet building
 	front []byte
 	msg   udp.SendMsg // here because a local one would escape through the interface
@@ -79,7 +82,7 @@ func (c *Conn) flush() {
 	if !c.dirty {
 		return
 	}
-	c.dirty = false
+	c.dirty, c.late = false, false
 	if c.state >= stateClosing {
 		return
 	}
@@ -93,6 +96,9 @@ func (c *Conn) flush() {
 	}
 	if c.state < stateClosing {
 		c.loss.SetAppLimited(c.blocked == nil && !c.wantsApp())
+		if c.trace != nil {
+			c.traceMetrics()
+		}
 		c.setTimer()
 	}
 }
@@ -131,6 +137,9 @@ func (c *Conn) sendApp() {
 	maxSegments := c.maxSegments()
 	c.sendPathFrames()
 	c.sendMTUProbe()
+	if !c.appDue() && !c.ackDue(recovery.AppData) {
+		return
+	}
 	for c.state < stateClosing && c.blocked == nil {
 		b := newBatch()
 		more := c.fillBatch(b, maxSegments)
@@ -227,10 +236,10 @@ func (c *Conn) transmit(b *outBatch) bool {
 func (c *Conn) trySend(b *outBatch) bool {
 	sock := c.shard.conn()
 	p := &c.path
-	b.msg = udp.SendMsg{Data: b.buf.Bytes()[b.sent:b.n], SegmentSize: b.segment, Remote: p.remote, Local: p.local, IfIndex: p.ifIndex, ECN: b.ecn, DontFragment: true}
+	b.msg = udp.SendMsg{Data: b.buf.Bytes()[b.sent:b.n], SegmentSize: b.segment, Remote: p.remote, Local: p.local, IfIndex: p.ifIndex, ECN: b.ecn, DontFragment: true, Buf: b.buf}
 	err := sock.Send(&b.msg)
 	b.sent += b.msg.Sent
-	b.msg.Data = nil
+	b.msg.Data, b.msg.Buf = nil, nil
 	if errors.Is(err, udp.ErrWouldBlock) {
 		c.blocked = b
 		sock.OnWritable(c.onWritable)

@@ -37,6 +37,9 @@ type Stream struct {
 	// in conn.toWake, for the reader, the writer or both
 	wakeRead, wakeWrite bool
 	gone                bool // no longer in conn.streams
+
+	urgency int8 // less DefaultUrgency
+	whole   bool // not incremental
 }
 
 // A recvHalf is the receiving part of a stream (RFC 9000, Section 3.2).
@@ -127,7 +130,7 @@ func (s *Stream) Read(p []byte) (int, error) {
 			n = s.rcv.buf.copyOut(&c.acct, p)
 			s.credit(n)
 		}
-		c.unlock()
+		c.unlockQuiet()
 		if n > 0 || err != nil || len(p) == 0 {
 			return n, err
 		}
@@ -136,9 +139,13 @@ func (s *Stream) Read(p []byte) (int, error) {
 }
 
 func (s *Stream) waitRead() {
+	passed := s.rdeadline.wait()
+	if passed == nil && s.conn.waitInPlace(&s.rgate) {
+		return
+	}
 	select {
-	case <-s.rgate:
-	case <-s.rdeadline.wait():
+	case <-s.rgate.ch:
+	case <-passed:
 	}
 }
 
@@ -169,6 +176,12 @@ func (s *Stream) readErr() error {
 func (s *Stream) readDone() {
 	if !s.rcv.done {
 		s.rcv.done = true
+		switch {
+		case s.rcv.reset:
+			s.conn.emitStream(s, RecvResetRead)
+		case !s.rcv.stopped:
+			s.conn.emitStream(s, RecvRead)
+		}
 		s.conn.maybeForget(s)
 	}
 }
@@ -228,7 +241,7 @@ func (s *Stream) Write(p []byte) (int, error) {
 
 func (s *Stream) waitWrite() {
 	select {
-	case <-s.wgate:
+	case <-s.wgate.ch:
 	case <-s.wdeadline.wait():
 	}
 }
@@ -332,6 +345,7 @@ func (s *Stream) resetSend(code uint64) {
 	w.reset, w.resetCode, w.needReset = true, code, true
 	w.buf.end = w.buf.next // the final size: what was sent at least once
 	w.buf.discard()
+	s.conn.emitStream(s, SendResetSent)
 	s.wgate.open()
 	s.conn.queueCtrl(s)
 }
@@ -359,7 +373,7 @@ func (s *Stream) Flush(ctx context.Context) error {
 			return err
 		}
 		select {
-		case <-s.wgate:
+		case <-s.wgate.ch:
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}

@@ -2,8 +2,10 @@ package quic
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"syscall"
 )
@@ -33,6 +35,21 @@ func (s *Stream) SendAll(r io.Reader) (int64, error) {
 		return n, err
 	}
 	return n, s.CloseWrite()
+}
+
+// SendFile sends n bytes of f from off on and leaves f's own offset alone. Every
+// byte is read once, into the chunk that it is sealed from, also when it has to
+// be sent again: f may change meanwhile, what was sent at an offset does not. A
+// file that ends before is reported as io.ErrUnexpectedEOF.
+func (s *Stream) SendFile(f *os.File, off, n int64) (int64, error) {
+	if off < 0 || n < 0 {
+		return 0, fmt.Errorf("quic: send %d bytes of %s from %d: negative", n, f.Name(), off)
+	}
+	sent, err := s.readFrom(io.NewSectionReader(f, off, n), false)
+	if err == nil && sent < n {
+		err = fmt.Errorf("quic: send %s: it ends at %d, %d bytes short: %w", f.Name(), off+sent, n-sent, io.ErrUnexpectedEOF)
+	}
+	return sent, err
 }
 
 func (s *Stream) readFrom(r io.Reader, closing bool) (int64, error) {
@@ -69,7 +86,7 @@ func (s *Stream) awaitRoom() error {
 		err := s.writeErr()
 		ok := s.room() > 0
 		s.snd.waiter = err == nil && !ok
-		c.unlock()
+		c.unlockQuiet()
 		if err != nil || ok {
 			return err
 		}
@@ -91,7 +108,7 @@ func (s *Stream) fillChunk(r io.Reader, closing bool) (int, error) {
 	k.filling = true
 	room := k.room()
 	room = room[:min(len(room), c.batchPayload(s.id, b.end))]
-	c.unlock()
+	c.unlockQuiet()
 
 	n, err := r.Read(room)
 	if n < 0 || n > len(room) {

@@ -39,6 +39,9 @@ func (c *Conn) deadline() time.Time {
 	if k := c.cfg.KeepAlive; k > 0 && c.confirmed {
 		earliest(c.keepAliveAt(k))
 	}
+	if c.mayRest() {
+		earliest(c.lastHeard.Add(restAfter))
+	}
 	if c.app.due() {
 		earliest(c.now().Add(timerGranularity))
 	}
@@ -173,6 +176,9 @@ func (c *Conn) onTimer() {
 	if !c.pacedUntil.IsZero() && !now.Before(c.pacedUntil) {
 		c.pacedUntil = zeroTime
 	}
+	if c.mayRest() && !now.Before(c.lastHeard.Add(restAfter)) {
+		c.rest()
+	}
 	if c.app.due() {
 		if err := c.app.prepare(); err != nil {
 			_ = c.fail(InternalError, 0, "key update")
@@ -180,6 +186,9 @@ func (c *Conn) onTimer() {
 		}
 	}
 	c.checkChallenge()
+	if c.ackDue(recovery.AppData) {
+		c.turns.score = 0 // the answer did not come
+	}
 	c.dirty = true
 }
 

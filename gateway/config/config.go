@@ -59,7 +59,7 @@ type Listen struct {
 type Tlshd struct {
 	Mode         string        `yaml:"mode" default:"spawn" enum:"spawn|socket" doc:"spawn: serve starts the helper; socket: the helper is a service of its own"`
 	Socket       Path          `yaml:"socket" default:"/run/quic-fsgw/tlshd.sock" doc:"Where the helper listens in mode socket"`
-	User         string        `yaml:"user" default:"" doc:"Account a spawned helper runs as when the gateway is started by root; empty: the gateway's own"`
+	User         string        `yaml:"user" default:"" doc:"Account a spawned helper becomes after it has read its files, when root starts serve; empty: it begins as quic-fsgw-tlshd, or a number that nobody has, and can read the files of root"`
 	Group        string        `yaml:"group" default:"" doc:"Group of the spawned helper; the key files must be readable by it"`
 	Certificates []Certificate `yaml:"certificates" doc:"Server certificates, chosen by the name the client asks for"`
 	ClientCA     []Path        `yaml:"client_ca" doc:"CA certificates that client certificates must chain to; PEM or DER"`
@@ -74,6 +74,8 @@ type Certificate struct {
 	Cert  Path     `yaml:"cert" default:"" doc:"Certificate chain, leaf first; PEM or DER"`
 	Key   Path     `yaml:"key" default:"" doc:"Private key; PEM or DER"`
 	PFX   Path     `yaml:"pfx" default:"" doc:"PKCS #12 file instead of cert and key"`
+
+	PFXPassword Path `yaml:"pfx_password_file" default:"" doc:"File whose first line is the password of pfx; empty: no password"`
 }
 
 // AccessRule is a named rule. Rule is its compiled form.
@@ -239,7 +241,7 @@ type QUIC struct {
 	MaxUDPPayload Auto     `yaml:"max_udp_payload" default:"auto" min:"1200" max:"65527" doc:"Bytes per datagram; auto: path MTU discovery"`
 	GSO           string   `yaml:"gso" default:"auto" enum:"auto|on|off" doc:"Send batches with UDP segmentation offload"`
 	GRO           string   `yaml:"gro" default:"auto" enum:"auto|on|off" doc:"Receive batches with UDP receive offload"`
-	ZeroCopy      string   `yaml:"zerocopy" default:"auto" enum:"auto|on|off" doc:"MSG_ZEROCOPY for large batches; not in this release"`
+	ZeroCopy      string   `yaml:"zerocopy" default:"auto" enum:"auto|on|off" doc:"MSG_ZEROCOPY for batches from 32 KiB, given up where the kernel copies all the same; auto: not used, see tuning.md"`
 	EarlyData     string   `yaml:"early_data" default:"off" enum:"off" doc:"0-RTT; file protocols must not use it, so off is the only value"`
 }
 
@@ -267,7 +269,9 @@ type Log struct {
 	Format string    `yaml:"format" default:"auto" enum:"auto|text|json" doc:"auto: text on a terminal, JSON elsewhere"`
 	Access LogTarget `yaml:"access" default:"" doc:"Connections, one JSON line each: a file, or journal; empty: none"`
 	Audit  LogTarget `yaml:"audit" default:"" doc:"Access verdicts with certificate details, one JSON line each: a file, or journal; empty: none"`
-	Qlog   Path      `yaml:"qlog" default:"" doc:"Directory for qlog traces; empty: none; not in this release"`
+	Qlog   Path      `yaml:"qlog" default:"" doc:"Existing directory for qlog traces of connections, which the packet process's account can write; empty: none"`
+
+	QlogEvery int `yaml:"qlog_every" default:"1" min:"1" max:"1000000" doc:"Trace one connection in so many; at most 64 at once, 64 MiB each, 1 GiB in all"`
 }
 
 // RunAs is the account of the packet process.

@@ -129,7 +129,7 @@ func (s *Supervisor) listen() error {
 }
 
 func socketConfig(q *config.QUIC) udp.Config {
-	return udp.Config{GSO: mode(q.GSO), GRO: mode(q.GRO)}
+	return udp.Config{GSO: mode(q.GSO), GRO: mode(q.GRO), Zerocopy: mode(q.ZeroCopy)}
 }
 
 func mode(s string) udp.Mode {
@@ -421,6 +421,9 @@ func (s *Supervisor) apply(ctx context.Context, text []byte) (warnings []string,
 	}
 	if os.Geteuid() == 0 && len(capabilities(cfg)) > len(capabilities(s.cfg)) {
 		return nil, errors.New("reload: privileged_port is new, and the packet process may not use low ports any more (restart to apply it)")
+	}
+	if cfg.Log.Qlog != s.cfg.Log.Qlog || cfg.Log.QlogEvery != s.cfg.Log.QlogEvery {
+		return nil, errors.New("reload: log.qlog or log.qlog_every has changed (restart to apply it)")
 	}
 	if cfg.Tlshd.Mode != s.cfg.Tlshd.Mode || cfg.Tlshd.Socket != s.cfg.Tlshd.Socket {
 		return nil, errors.New("reload: tlshd.mode or tlshd.socket has changed (restart to apply it)")

@@ -48,14 +48,21 @@ func (b *bbr) updateState(now time.Time, e *AckEvent) {
 }
 
 // checkStartupLoss is BBRCheckStartupHighLoss: the pipe is full, too, when a
-// round loses more than the threshold in several places.
+// round loses more than the threshold in several places. Among a few hundred
+// packets chance does that now and then where one per cent is lost at random,
+// and Startup left early costs seconds: while the bandwidth still grows, and a
+// full pipe's does not, it takes three times as much.
 func (b *bbr) checkStartupLoss() {
 	m := &b.model
-	if b.state != bbrStartup || m.fullBandwidth {
+	if b.state != bbrStartup || m.fullBandwidth || !m.triedInRound && !m.tooManyMarks {
 		return
 	}
+	threshold := bbrLossThreshold
+	if m.bwRound >= m.fullBw*bbrFullBandwidthGrowth {
+		threshold *= 3
+	}
 	total := m.ackedInRound + m.lostInRound
-	if m.tooManyMarks || m.lossEvents >= bbrFullLossCount && float64(m.lostInRound) > bbrLossThreshold*float64(total) {
+	if m.tooManyMarks || m.lossEvents >= bbrFullLossCount && float64(m.lostInRound) > threshold*float64(total) {
 		m.fullBandwidth, m.fullNow = true, true
 		m.inflightHi = max(b.product(1), m.inRound)
 	}

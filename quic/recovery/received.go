@@ -10,8 +10,15 @@ const (
 	maxRanges = 64
 
 	// ackEvery is RFC 9000, Section 13.2.2: "A receiver SHOULD send an ACK
-	// frame after receiving at least two ack-eliciting packets."
-	ackEvery = 2
+	// frame after receiving at least two ack-eliciting packets." A peer may ask
+	// for another number (SetFrequency), of which so many are honoured.
+	ackEvery    = 2
+	maxAckEvery = 255
+
+	// maxPutOff is how many packets an ACK frame that was put off may leave
+	// unacknowledged: less than an initial congestion window, so that a sender in
+	// slow start is not held up.
+	maxPutOff = 8
 
 	// A peer that has acknowledged none of so many ACK frames, or has caused
 	// so many ranges, is asked to (Received.ShouldElicit).
@@ -34,12 +41,16 @@ type Received struct {
 	floor       uint64     // smaller numbers count as received
 	immediate   bool       // Initial and Handshake: no delay
 	now         bool       // an ACK frame is due at once
+	urgent      bool       // and may not be put off
 	any         bool
-	pending     uint8 // ack-eliciting packets since the last ACK frame, saturating
-	unconfirmed uint8 // ACK frames since DropBelow, saturating
+	pending     uint8  // ack-eliciting packets since the last ACK frame, saturating
+	every       uint8  // so many of them ask for one
+	reordering  uint64 // packets above a missing one that ask for one; 0: it does not matter
+	unconfirmed uint8  // ACK frames since DropBelow, saturating
 	maxAckDelay time.Duration
-	since       time.Time // when the first of pending arrived
-	largest     uint64    // greatest number received
+	putOff      time.Duration // longest delay of an ACK frame that was put off, 0: it was not
+	since       time.Time     // when the first of pending arrived
+	largest     uint64        // greatest number received
 	largestTime time.Time
 	eliciting   int64 // greatest ack-eliciting number, -1: none
 	ecn         [3]uint64
@@ -53,8 +64,28 @@ func (r *Received) Init(space Space, maxAckDelay time.Duration) {
 		ranges:      r.ranges[:0],
 		immediate:   space != AppData,
 		maxAckDelay: maxAckDelay,
+		every:       ackEvery,
+		reordering:  1,
 		eliciting:   -1,
 	}
+}
+
+// SetFrequency follows an ACK_FREQUENCY frame (draft-ietf-quic-ack-frequency):
+// an ACK frame is due when more than threshold ack-eliciting packets wait, after
+// maxAckDelay, or when a missing packet was overtaken by reordering others; 0:
+// missing packets do not matter.
+func (r *Received) SetFrequency(threshold uint64, maxAckDelay time.Duration, reordering uint64) {
+	r.every = uint8(min(threshold, maxAckEvery-1) + 1)
+	r.maxAckDelay, r.reordering = maxAckDelay, reordering
+}
+
+// AckNow makes an ACK frame due at once (IMMEDIATE_ACK), if there is anything to
+// acknowledge.
+func (r *Received) AckNow(now time.Time) {
+	if r.pending == 0 {
+		r.pending, r.since = 1, now
+	}
+	r.now = true
 }
 
 // Duplicate reports whether pn was received before or is too old to tell. Such
@@ -103,9 +134,10 @@ func (r *Received) Add(now time.Time, pn uint64, ackEliciting bool, ecn uint8) {
 	// ack-eliciting Initial and Handshake packets immediately" and "packets
 	// marked with the ECN Congestion Experienced (CE) codepoint in the IP
 	// header SHOULD be acknowledged immediately".
-	if r.immediate || r.pending >= ackEvery || ecn == CE || r.outOfOrder(pn) {
-		r.now = true
+	if r.immediate || ecn == CE || r.outOfOrder(pn) {
+		r.urgent = true
 	}
+	r.now = r.now || r.urgent || r.pending >= r.every
 	r.eliciting = max(r.eliciting, int64(pn))
 }
 
@@ -115,7 +147,13 @@ func (r *Received) Add(now time.Time, pn uint64, ackEliciting bool, ecn uint8) {
 // packet that has been received, or" "when the packet has a packet number larger
 // than the highest-numbered ack-eliciting packet that has been received and
 // there are missing packets between that packet and this packet."
+//
+// A peer may have asked for patience: then it is told of a missing packet when
+// that was overtaken by as many others, and not of what fills a gap.
 func (r *Received) outOfOrder(pn uint64) bool {
+	if r.reordering != 1 {
+		return r.reordering > 0 && r.overtaken(pn)
+	}
 	if int64(pn) < r.eliciting {
 		return true
 	}
@@ -127,6 +165,16 @@ func (r *Received) outOfOrder(pn uint64) bool {
 		}
 	}
 	return false
+}
+
+// overtaken reports that with pn the newest missing packet below it has been
+// overtaken by just as many packets as the peer asked for.
+func (r *Received) overtaken(pn uint64) bool {
+	if len(r.ranges) == 0 || pn != r.ranges[0].Largest {
+		return false
+	}
+	s := r.ranges[0].Smallest
+	return s > r.floor && pn-s+1 == r.reordering
 }
 
 // insert adds pn, which is in none of the ranges, and keeps them descending.
@@ -223,13 +271,32 @@ func (r *Received) AckDeadline() time.Time {
 		return time.Time{}
 	case r.now:
 		return r.since
+	case r.putOff > 0:
+		return r.since.Add(min(r.putOff, r.maxAckDelay))
 	}
 	return r.since.Add(r.maxAckDelay)
 }
 
+// PutOff lets an ACK frame that is due only for the number of packets wait up
+// to d from the first of them, for a packet that is going to be sent anyway. It
+// reports whether no ACK frame is due now.
+//
+// RFC 9000, Section 13.2.1: "An endpoint MUST acknowledge all ack-eliciting
+// Initial and Handshake packets immediately and all ack-eliciting 0-RTT and
+// 1-RTT packets within its advertised max_ack_delay".
+func (r *Received) PutOff(d time.Duration) bool {
+	if r.urgent || r.pending > maxPutOff {
+		return !r.now
+	}
+	if r.now {
+		r.now, r.putOff = false, d
+	}
+	return true
+}
+
 // OnAckSent records that an ACK frame with Ranges was sent.
 func (r *Received) OnAckSent(time.Time) {
-	r.now = false
+	r.now, r.urgent, r.putOff = false, false, 0
 	r.pending = 0
 	r.since = time.Time{}
 	if r.unconfirmed < 255 {

@@ -348,3 +348,45 @@ func BenchmarkReceivedInOrder(b *testing.B) {
 		}
 	}
 }
+
+// draft-ietf-quic-ack-frequency: an ACK frame for more than the threshold, a
+// missing packet once enough others have overtaken it, and at once when asked.
+func TestAckFrequency(t *testing.T) {
+	var r Received
+	now := time.Unix(1000, 0)
+	r.Init(AppData, 25*ms)
+	r.SetFrequency(4, 10*ms, 3)
+	add := func(want bool, pns ...uint64) {
+		t.Helper()
+		for _, pn := range pns {
+			r.Add(now, pn, true, NotECT)
+		}
+		if r.NeedAckNow() != want {
+			t.Fatalf("after %d: due %v, want %v", pns, !want, want)
+		}
+		if want {
+			r.OnAckSent(now)
+		}
+	}
+	add(false, 0, 1, 2, 3)
+	if got := r.AckDeadline(); !got.Equal(now.Add(10 * ms)) {
+		t.Errorf("deadline in %v, want 10ms", got.Sub(now))
+	}
+	add(true, 4)
+	add(false, 6, 7) // 5 is missing, and overtaken by two
+	add(true, 8)
+	add(false, 9)
+	r.AckNow(now)
+	add(true)
+	r.SetFrequency(1000, 10*ms, 0)
+	for pn := uint64(20); pn < 20+2*(maxAckEvery-1); pn += 2 {
+		add(false, pn)
+	}
+	add(true, 10000)
+	r.AckNow(now)
+	add(true)
+	r.SetFrequency(1, 25*ms, 1)
+	add(false, 10001)
+	add(true, 10002)
+	add(true, 10004)
+}

@@ -59,7 +59,8 @@ const (
 )
 
 // frameIn is RFC 9000, Table 3, column "Pkts", as far as a packet's type
-// decides: DATAGRAM is from RFC 9221, Section 4.
+// decides: DATAGRAM is from RFC 9221, Section 4, IMMEDIATE_ACK from
+// draft-ietf-quic-ack-frequency.
 var frameIn = [FrameDatagramLen + 1]uint8{
 	FramePadding:            inCrypto | in0RTT,
 	FramePing:               inCrypto | in0RTT,
@@ -92,6 +93,7 @@ var frameIn = [FrameDatagramLen + 1]uint8{
 	FrameConnectionClose:    inCrypto | in0RTT,
 	FrameConnectionCloseApp: inData,
 	FrameHandshakeDone:      in1RTT,
+	FrameImmediateAck:       inData,
 	FrameDatagram:           inData,
 	FrameDatagramLen:        inData,
 }
@@ -101,7 +103,7 @@ var frameIn = [FrameDatagramLen + 1]uint8{
 // RFC 9000, Section 12.4: "An endpoint MUST treat the receipt of a frame of
 // unknown type as a connection error of type FRAME_ENCODING_ERROR."
 func FrameKnown(frameType uint64) bool {
-	return frameType < uint64(len(frameIn)) && frameIn[frameType] != 0
+	return frameType == FrameAckFrequency || frameType < uint64(len(frameIn)) && frameIn[frameType] != 0
 }
 
 // FrameAllowed reports whether a known frame type may be in a packet of type
@@ -112,6 +114,9 @@ func FrameKnown(frameType uint64) bool {
 // packet type that is not permitted as a connection error of type
 // PROTOCOL_VIOLATION."
 func FrameAllowed(frameType uint64, t PacketType) bool {
+	if frameType == FrameAckFrequency {
+		return inData>>t&1 != 0
+	}
 	return frameType < uint64(len(frameIn)) && frameIn[frameType]>>t&1 != 0
 }
 
@@ -152,6 +157,7 @@ var frameNames = map[uint64]string{
 	FrameNewConnectionID: "new_connection_id", FrameRetireConnectionID: "retire_connection_id",
 	FramePathChallenge: "path_challenge", FramePathResponse: "path_response",
 	FrameConnectionClose: "connection_close", FrameConnectionCloseApp: "connection_close",
+	FrameImmediateAck: "immediate_ack", FrameAckFrequency: "ack_frequency",
 	FrameHandshakeDone: "handshake_done", FrameDatagram: "datagram", FrameDatagramLen: "datagram",
 }
 

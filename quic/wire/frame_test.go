@@ -46,6 +46,7 @@ func frameSamples() (all []frameSample) {
 	add("path_challenge", AppendPathChallenge(nil, [8]byte{1, 2, 3, 4, 5, 6, 7, 8}))
 	add("path_response", AppendPathResponse(nil, [8]byte{8, 7, 6, 5, 4, 3, 2, 1}))
 	add("ping", AppendPing(nil))
+	add("immediate_ack", AppendImmediateAck(nil))
 	add("handshake_done", AppendHandshakeDone(nil))
 	add("datagram", append(AppendDatagramHeader(nil, len(data)), data...))
 	add("empty close", AppendConnectionClose(nil, false, 0, 0, nil))
@@ -69,6 +70,8 @@ func again(b []byte, a *Ack) (n int, out []byte) {
 		return n, AppendPadding(nil, n)
 	case typ == FramePing:
 		return ConsumePing(b), AppendPing(nil)
+	case typ == FrameImmediateAck:
+		return ConsumeImmediateAck(b), AppendImmediateAck(nil)
 	case typ == FrameAck, typ == FrameAckECN:
 		if n = ConsumeAck(b, a); n < 0 {
 			return n, nil
@@ -166,6 +169,7 @@ func TestFrames(t *testing.T) {
 			t.Errorf("%s: takes %d bytes of %d with one byte behind it", s.name, n, len(s.b))
 		}
 	}
+	seen[FrameAckFrequency] = true // two bytes: TestAckFrequencyFrame
 	for typ := range 256 {
 		if FrameKnown(uint64(typ)) != seen[byte(typ)] {
 			t.Errorf("type %#x: known %v, but in samples %v", typ, FrameKnown(uint64(typ)), seen[byte(typ)])
@@ -275,7 +279,7 @@ func TestFrameValues(t *testing.T) {
 		"ACK range below zero":         {FrameAck, 5, 0, 1, 1, 0, 3},
 		"ACK with endless range count": AppendVarint([]byte{FrameAck, 5, 0}, MaxVarint),
 		"STREAM with endless length":   AppendVarint([]byte{FrameStream | StreamLen, 0}, MaxVarint),
-		"unknown type":                 {0x1f, 0, 0},
+		"unknown type":                 {0x2f, 0, 0},
 		"type in two bytes":            {0x40, FramePing},
 	} {
 		if n, _ := again(b, &a); n >= 0 {
@@ -304,7 +308,7 @@ func TestFrameAllowed(t *testing.T) {
 			}
 		}
 	}
-	if FrameKnown(MaxVarint) || FrameAllowed(MaxVarint, Packet1RTT) || FrameKnown(0x1f) || FrameKnown(0x32) {
+	if FrameKnown(MaxVarint) || FrameAllowed(MaxVarint, Packet1RTT) || FrameKnown(0x32) {
 		t.Error("unknown frames are taken")
 	}
 	if FrameAckEliciting(FramePadding) || FrameAckEliciting(FrameAckECN) || FrameAckEliciting(FrameConnectionClose) || !FrameAckEliciting(FramePing) || !FrameAckEliciting(FrameStream) {

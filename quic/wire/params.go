@@ -33,6 +33,7 @@ const (
 	paramVersionInfo        = 0x11
 	paramMaxDatagram        = 0x20
 	paramGreaseBit          = 0x2ab2
+	paramMinAckDelay        = 0xff04de1b // draft-ietf-quic-ack-frequency
 )
 
 // Bounds and defaults of transport parameters (RFC 9000, Section 18.2).
@@ -83,6 +84,11 @@ type TransportParams struct {
 
 	// MaxAckDelay is a multiple of 1 ms below 2^14 ms, default 25 ms.
 	MaxAckDelay time.Duration
+
+	// MinAckDelay is min_ack_delay: its sender can wait for so long before it
+	// acknowledges, if it is asked to (AckFrequency); a multiple of 1 us, at most
+	// MaxAckDelay. 0: it takes no such requests.
+	MinAckDelay time.Duration
 
 	DisableActiveMigration bool
 
@@ -154,6 +160,7 @@ func (p *TransportParams) Append(b []byte, isServer bool) []byte {
 	b = appendUintParam(b, paramMaxStreamsUni, p.InitialMaxStreamsUni, 0)
 	b = appendUintParam(b, paramAckDelayExponent, p.AckDelayExponent, DefaultAckDelayExponent)
 	b = appendUintParam(b, paramMaxAckDelay, uint64(p.MaxAckDelay/time.Millisecond), uint64(DefaultMaxAckDelay/time.Millisecond))
+	b = appendUintParam(b, paramMinAckDelay, uint64(p.MinAckDelay/time.Microsecond), 0)
 	if p.DisableActiveMigration {
 		b = appendBytesParam(b, paramDisableMigration, nil)
 	}
@@ -312,6 +319,11 @@ func ParseTransportParams(b []byte, fromServer bool) (TransportParams, error) {
 			return p, paramError(id, err)
 		}
 	}
+	// draft-ietf-quic-ack-frequency, Section 3: a min_ack_delay above max_ack_delay
+	// is a TRANSPORT_PARAMETER_ERROR.
+	if p.MinAckDelay > p.MaxAckDelay {
+		return p, paramError(paramMinAckDelay, fmt.Errorf("%v is above max_ack_delay, %v", p.MinAckDelay, p.MaxAckDelay))
+	}
 	// Sorting keeps the check at n log n for a peer that sends thousands.
 	slices.Sort(unknown)
 	for i := 1; i < len(unknown); i++ {
@@ -374,6 +386,10 @@ func (p *TransportParams) set(id uint64, v []byte, fromServer bool) (err error) 
 		var ms uint64
 		ms, err = uintParam(v, 0, maxAckDelayLimit-1)
 		p.MaxAckDelay = time.Duration(ms) * time.Millisecond
+	case paramMinAckDelay:
+		var us uint64
+		us, err = uintParam(v, 1, 1<<24)
+		p.MinAckDelay = time.Duration(us) * time.Microsecond
 	case paramDisableMigration:
 		p.DisableActiveMigration = true
 		err = emptyParam(v)

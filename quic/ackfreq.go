@@ -1,0 +1,92 @@
+package quic
+
+import (
+	"time"
+
+	"github.com/quic-fsgw/quic-fsgw/quic/recovery"
+	"github.com/quic-fsgw/quic-fsgw/quic/wire"
+)
+
+// Acknowledgment frequency (draft-ietf-quic-ack-frequency). As a receiver this
+// end does what it is asked for. As a sender it asks for fewer acknowledgments
+// while its window is large: sixteen a window are enough to clock a sender and to
+// measure round trips (HyStart++ wants eight), and each costs both ends a
+// system call.
+
+const (
+	// localMinAckDelay is what the runtime's timers can do.
+	localMinAckDelay = time.Millisecond
+
+	acksPerWindow   = 16
+	maxAckThreshold = 60 // about a batch
+	askReordering   = 3  // packets, as the packet threshold of RFC 9002
+)
+
+// ackFrequency is the state of both roles.
+type ackFrequency struct {
+	heard uint64 // sequence number of the peer's newest frame, plus one
+
+	asked uint64 // threshold in our newest frame; 0: none was sent
+	seq   uint64 // of the next one
+	due   bool
+	since time.Time // when it was chosen
+}
+
+// processAckFrequency acts on ACK_FREQUENCY and IMMEDIATE_ACK.
+func (c *Conn) processAckFrequency(typ uint64, b []byte) (n int, err error) {
+	r := &c.recv[recovery.AppData]
+	if typ == wire.FrameImmediateAck {
+		r.AckNow(c.now())
+		return wire.ConsumeImmediateAck(b), nil
+	}
+	f, n := wire.ConsumeAckFrequency(b)
+	if n < 0 {
+		return n, nil
+	}
+	// Section 4: a Requested Max Ack Delay below our min_ack_delay is a connection
+	// error of type PROTOCOL_VIOLATION.
+	if f.MaxAckDelay < localMinAckDelay {
+		return n, c.fail(ProtocolViolation, typ, "requested max_ack_delay below min_ack_delay")
+	}
+	if f.Seq < c.freq.heard {
+		return n, nil // Section 6: frames that are out of order are ignored
+	}
+	c.freq.heard = f.Seq + 1
+	r.SetFrequency(f.Threshold, f.MaxAckDelay, f.Reordering)
+	return n, nil
+}
+
+// askFrequency chooses how often the peer should acknowledge, at most once a
+// round trip and only where it makes a difference.
+func (c *Conn) askFrequency() {
+	q := &c.freq
+	if !c.confirmed || c.peerParams.MinAckDelay == 0 || q.due || c.now().Sub(q.since) < c.path.rtt.Smoothed() {
+		return
+	}
+	want := uint64(min(max(c.path.cc.Window()/c.path.mtu/acksPerWindow, 1), maxAckThreshold))
+	if q.asked == 0 && want == 1 || want == q.asked || want < 2*q.asked && 2*want > q.asked {
+		return
+	}
+	q.asked, q.due, q.since = want, true, c.now()
+	c.dirty = true
+}
+
+// appendAckFrequency appends the frame that is due.
+func (c *Conn) appendAckFrequency(b []byte) []byte {
+	q := &c.freq
+	p := &c.peerParams
+	// An eighth of a round trip, and not more than the peer takes anyway: probe
+	// timeouts reckon with that.
+	delay := min(max(c.path.rtt.Smoothed()/8, p.MinAckDelay), p.MaxAckDelay)
+	if q.asked == 1 {
+		delay = p.MaxAckDelay // as it was
+	}
+	reordering := uint64(askReordering)
+	if q.asked == 1 {
+		reordering = 1
+	}
+	b = wire.AppendAckFrequency(b, wire.AckFrequency{Seq: q.seq, Threshold: q.asked, MaxAckDelay: delay, Reordering: reordering})
+	q.seq++
+	q.due = false
+	return b
+}

@@ -1,0 +1,103 @@
+package quic
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"testing"
+	"time"
+
+	"github.com/quic-fsgw/quic-fsgw/quic/simnet"
+)
+
+// upload sends size bytes from the client to the server on one stream and
+// returns how long it took until all were acknowledged.
+func (sp *simPair) upload(client, server *Conn, size int64) time.Duration {
+	sp.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
+	defer cancel()
+	got := make(chan int64, 1)
+	go func() {
+		s, err := server.AcceptStream(ctx)
+		if err != nil {
+			got <- -1
+			return
+		}
+		n, _ := io.Copy(io.Discard, s)
+		_ = s.CloseWrite()
+		got <- n
+	}()
+	s, err := client.OpenStream(ctx)
+	if err != nil {
+		sp.Fatal(err)
+	}
+	start := time.Now()
+	if _, err := s.ReadFrom(&zeros{n: size}); err != nil {
+		sp.Fatal(err)
+	}
+	if err := s.CloseWrite(); err != nil {
+		sp.Fatal(err)
+	}
+	if err := s.Flush(ctx); err != nil {
+		sp.Fatal(err)
+	}
+	took := time.Since(start)
+	if n := <-got; n != size {
+		sp.Fatalf("%d bytes arrived, want %d (client %v, server %v)", n, size, client.Err(), server.Err())
+	}
+	return took
+}
+
+// TestCongestionControl is whole connections over a bottleneck of 100 Mbit/s:
+// with loss recovery, flow control and pacing as they are, each controller uses
+// what it should. internal/ccsim has the controllers alone, and many more paths.
+func TestCongestionControl(t *testing.T) {
+	const rate = 12_500_000
+	const ms = time.Millisecond
+	for _, tt := range []struct {
+		name  string
+		p     simnet.Params
+		size  int64
+		least map[Congestion]float64 // share of the bottleneck, slow start included
+	}{
+		{"50 ms, 1 % loss", simnet.Params{Delay: 25 * ms, Rate: rate, Queue: 625_000, Loss: 0.01}, 120 << 20, map[Congestion]float64{BBR: 0.8}},
+		{"20 ms, 0.1 % loss", simnet.Params{Delay: 10 * ms, Rate: rate, Queue: 250_000, Loss: 0.001}, 20 << 20, map[Congestion]float64{BBR: 0.8, CUBIC: 0.15, NewReno: 0.15}},
+		{"100 ms, no loss", simnet.Params{Delay: 50 * ms, Rate: rate, Queue: 1_250_000}, 60 << 20, map[Congestion]float64{BBR: 0.75, CUBIC: 0.75, NewReno: 0.6}},
+		{"shallow queue", simnet.Params{Delay: 10 * ms, Rate: rate, Queue: 40_000}, 20 << 20, map[Congestion]float64{BBR: 0.75, CUBIC: 0.7, NewReno: 0.6}},
+	} {
+		for cc, least := range tt.least {
+			t.Run(fmt.Sprintf("%s/%v", tt.name, cc), func(t *testing.T) {
+				bubble(t, func(t *testing.T) {
+					sp := newSimPair(t, 1, tt.p, patient(serverConfig()))
+					cfg := patient(clientConfig())
+					cfg.Congestion = cc
+					client, server := sp.dial(cfg)
+					took := sp.upload(client, server, tt.size)
+					used := float64(tt.size) / took.Seconds() / rate
+					st := client.Stats()
+					t.Logf("%.1f %% used, %d bytes lost, %d of the packets spuriously, %s: %s", 100*used, st.BytesLost, st.SpuriousLosses, st.CongestionControl, st.CongestionState)
+					if used < least {
+						t.Errorf("%.1f %% of the bottleneck used, want %.0f %% at least", 100*used, 100*least)
+					}
+					if st.CongestionControl != cc.String() || st.PacingRate <= 0 || st.DeliveryRate <= 0 {
+						t.Errorf("stats %+v", st)
+					}
+				})
+			})
+		}
+	}
+}
+
+// A megabyte arrives through 30 % loss under any controller.
+func TestCongestionControlHeavyLoss(t *testing.T) {
+	for _, cc := range []Congestion{CUBIC, NewReno, BBR} {
+		bubble(t, func(t *testing.T) {
+			p := simnet.Params{Delay: 5 * time.Millisecond, Loss: 0.3}
+			scfg, ccfg := patient(serverConfig()), patient(clientConfig())
+			scfg.Congestion, ccfg.Congestion = cc, cc
+			sp := newSimPair(t, 3, p, scfg)
+			client, server := sp.dial(ccfg)
+			sp.exchange(client, server, 1, 1<<20)
+		})
+	}
+}
