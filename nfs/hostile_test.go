@@ -25,7 +25,7 @@ func fragments(record []byte, n int) []byte {
 	return append(be32(b, uint32(len(msg))|lastFrag), msg...)
 }
 
-// TestViolations: what breaks the protocol resets the stream with 0x1, and no backend is dialled.
+// HOSTILE 58: TestViolations: what breaks the protocol resets the stream with 0x1, and no backend is dialled.
 func TestViolations(t *testing.T) {
 	var manyEmpty, manySmall []byte
 	for range 2000 {
@@ -75,7 +75,7 @@ func TestViolations(t *testing.T) {
 	}
 }
 
-// TestRefusals: what is wrong with one call is answered, and the stream stays usable.
+// HOSTILE 60 (AUTH_TLS), 59 (replies from a requester): TestRefusals: what is wrong with one call is answered, and the stream stays usable.
 func TestRefusals(t *testing.T) {
 	checkNoLeak(t)
 	server := noServer(t)
@@ -155,7 +155,7 @@ func TestNoIdentity(t *testing.T) {
 	}
 }
 
-// TestCredentialReplaced: nothing of what the client claims reaches the backend.
+// HOSTILE 57: TestCredentialReplaced: nothing of what the client claims reaches the backend.
 func TestCredentialReplaced(t *testing.T) {
 	server := startServer(t, echoCalls)
 	id := testIdentity(t)
@@ -230,7 +230,7 @@ func TestBackendViolations(t *testing.T) {
 	}
 }
 
-// TestBackendCalls: callbacks of a backend do not reach a client that takes no streams, replies around
+// HOSTILE 59: TestBackendCalls: callbacks of a backend do not reach a client that takes no streams, replies around
 // them do, and the backend is told of each that nobody answers it.
 func TestBackendCalls(t *testing.T) {
 	refused := make(chan uint32, 100)

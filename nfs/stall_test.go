@@ -70,7 +70,7 @@ func (b *bubble) call(t *testing.T, xid uint32) {
 	mustRead(t, b.backend)
 }
 
-// TestStalledBackend: of a WRITE that the backend does not take, the relay holds one read and no more.
+// HOSTILE 63: TestStalledBackend: of a WRITE that the backend does not take, the relay holds one read and no more.
 func TestStalledBackend(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := startBubble(t, Config{})
@@ -99,7 +99,7 @@ func TestStalledBackend(t *testing.T) {
 	})
 }
 
-// TestStalledReader: of replies that the client does not read, the relay holds one read and no more,
+// HOSTILE 63: TestStalledReader: of replies that the client does not read, the relay holds one read and no more,
 // for minutes, and goes on when it reads again.
 func TestStalledReader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

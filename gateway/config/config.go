@@ -181,7 +181,7 @@ type NFS struct {
 	Exports        []string      `yaml:"exports" doc:"Paths that MOUNT lets through; not a boundary: see docs/threat-model.md"`
 	V4Exports      []string      `yaml:"v4_exports" doc:"Paths of the server's NFSv4 tree that a client may look up from the root; empty: all; not a boundary either"`
 	Identity       Identity      `yaml:"identity" doc:"Who the client is to the NFS server; AUTH_SYS is replaced, never trusted"`
-	PrivilegedPort bool          `yaml:"privileged_port" default:"false" doc:"Connect to backends from a port below 1024, as exports with the option secure want it; needs CAP_NET_BIND_SERVICE"`
+	PrivilegedPort bool          `yaml:"privileged_port" default:"false" doc:"Connect to backends from a port below 1024, as exports with the option secure want it; needs CAP_NET_BIND_SERVICE or net.ipv4.ip_unprivileged_port_start at 665"`
 	GSS            string        `yaml:"rpcsec_gss" default:"refuse" enum:"refuse|pass" doc:"Calls with Kerberos credentials: refuse, or pass unchanged, where identity and exports bind nobody"`
 	Proxy          string        `yaml:"proxy_protocol" default:"off" enum:"off|v2" doc:"v2: connections to backends begin with a PROXY protocol header that names the client; only for servers that expect it"`
 	Probe          NFSProbe      `yaml:"probe" doc:"How backends are checked"`
