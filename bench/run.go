@@ -105,12 +105,18 @@ func clientArgs(peer string, w *work) (args []string) {
 	number("--connections", uint64(w.connections))
 	if w.idle > 0 {
 		if peer == ours {
-			return append(args, "--seconds", "5")
+			return append(args, "--seconds", strconv.Itoa(int(holdIdle.Seconds())))
 		}
-		return append(args, "--hold", "5s")
+		return append(args, "--hold", holdIdle.String())
 	}
 	return args
 }
+
+// Idle connections are looked at when they have been idle for a while.
+const (
+	settleIdle = 15 * time.Second
+	holdIdle   = 20 * time.Second
+)
 
 // A process is a started end that says where it listens.
 type process struct {
@@ -182,6 +188,12 @@ func (r *runner) once(ctx context.Context, peer string, w *work) (m measured, er
 		return m, err
 	}
 	err = json.NewDecoder(out).Decode(&m.client)
+	if w.idle > 0 {
+		select { // until what is only needed by busy connections was given back
+		case <-time.After(settleIdle):
+		case <-ctx.Done():
+		}
+	}
 	idle := resident(srv.cmd.Process.Pid) - base
 	if err = errors.Join(err, cl.Wait()); err != nil {
 		return m, fmt.Errorf("%v: %w", cl.Args, err)
@@ -240,8 +252,9 @@ type section struct {
 
 func (r *runner) sections() []section {
 	return []section{
-		{"throughput", r.throughput}, {"parallel", r.parallel}, {"latency", r.latency}, {"handshakes", r.handshakes}, {"memory", r.memory},
-		{"relay", r.relay}, {"smallops", r.smallops}, {"lossy", r.lossy}, {"sizes", r.sizes}, {"datapath", r.datapath},
+		{"throughput", r.throughput}, {"parallel", r.parallel}, {"latency", r.latency}, {"handshakes", r.handshakes}, {"gateway", r.gatewayHandshakes},
+		{"memory", r.memory}, {"relay", r.relay}, {"smallops", r.smallops}, {"lossy", r.lossy}, {"bytes", r.bySize}, {"sizes", r.sizes},
+		{"datapath", r.datapath},
 	}
 }
 
@@ -266,7 +279,7 @@ func runAll(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("run", flag.ContinueOnError)
 	fsgw := fs.String("fsgw", "bin/quic-fsgw", "the program to measure")
 	docs := fs.String("docs", "", "`folder` for performance.md and datapath.svg; none are written without")
-	only := fs.String("only", "", "`sections` to measure, with commas between: throughput, parallel, latency, handshakes, memory, relay, smallops, lossy, sizes, datapath")
+	only := fs.String("only", "", "`sections` to measure, with commas between: throughput, parallel, latency, handshakes, gateway, memory, relay, smallops, lossy, bytes, sizes, datapath")
 	profile := fs.String("profile", "", "`prefix` of CPU profiles of the relay's ends; none are written without")
 	if err := fs.Parse(args); err != nil {
 		return err

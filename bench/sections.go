@@ -49,7 +49,7 @@ func (r *runner) throughput(ctx context.Context, rep *report) error {
 			allocs = fmt.Sprintf("%.3f / %.3f", median(all[p], func(m measured) float64 { return m.client.Allocs }), median(all[p], func(m measured) float64 { return m.server.Allocs }))
 			lost = fmt.Sprintf("%.2f %%", 100*median(all[p], func(m measured) float64 { return float64(m.client.PacketsLost) / float64(max(m.client.PacketsSent, 1)) }))
 		}
-		t.row(p, f2(median(all[p], func(m measured) float64 { return m.server.Gbps })), f3(send(p)), f3(recv(p)),
+		t.row(p, spread("%.2f", all[p], func(m measured) float64 { return m.server.Gbps }), spread("%.3f", all[p], measured.sender), spread("%.3f", all[p], measured.receiver),
 			f2(ratio(send(p), send("floor"))), f2(ratio(recv(p), recv("floor"))), lost, copies, allocs)
 	}
 	if len(all[ours]) == 0 || len(floor) == 0 {
@@ -85,8 +85,8 @@ func (r *runner) parallel(ctx context.Context, rep *report) error {
 	t := rep.table("", "Gbit/s", "sender CPU-s/GiB", "receiver CPU-s/GiB", "both / one stream")
 	both := func(p string) float64 { return median(all[p], measured.sender) + median(all[p], measured.receiver) }
 	for _, p := range order {
-		t.row(p, f2(median(all[p], func(m measured) float64 { return m.client.Gbps })), f3(median(all[p], measured.sender)),
-			f3(median(all[p], measured.receiver)), f2(ratio(both(p), both(order[0]))))
+		t.row(p, spread("%.2f", all[p], func(m measured) float64 { return m.client.Gbps }), spread("%.3f", all[p], measured.sender),
+			spread("%.3f", all[p], measured.receiver), f2(ratio(both(p), both(order[0]))))
 	}
 	for i, limit := range []float64{0, 1.10, 1.10, 1.25} {
 		if x := ratio(both(order[i]), both(order[0])); i > 0 {
@@ -112,7 +112,8 @@ func (r *runner) latency(ctx context.Context, rep *report) error {
 	p50 := func(p string) float64 { return median(all[p], func(m measured) float64 { return m.client.P50us }) }
 	p99 := func(p string) float64 { return median(all[p], func(m measured) float64 { return m.client.P99us }) }
 	for _, p := range order {
-		t.row(p, f1(p50(p)), f1(p99(p)), f0(median(all[p], func(m measured) float64 { return m.client.PerSec })))
+		t.row(p, spread("%.1f", all[p], func(m measured) float64 { return m.client.P50us }), spread("%.1f", all[p], func(m measured) float64 { return m.client.P99us }),
+			spread("%.0f", all[p], func(m measured) float64 { return m.client.PerSec }))
 	}
 	a, b := ratio(p50(ours), p50("tls")), ratio(p99(ours), p99("tls"))
 	rep.target("p50 / TLS over TCP", "<= 1.1", f2(a), a > 0 && a <= 1.1)
@@ -160,7 +161,7 @@ func (r *runner) memory(ctx context.Context, rep *report) error {
 	if err != nil {
 		return err
 	}
-	rep.section("Idle connections", fmt.Sprintf("Resident memory of the server that %d open, idle connections add, and what a connection takes.", n))
+	rep.section("Idle connections", fmt.Sprintf("Resident memory of the server that %d open connections add when they have been idle for 15 seconds, and what a connection takes.", n))
 	t := rep.table("", "MiB", "KiB each")
 	for _, p := range order {
 		if b := median(all[p], func(m measured) float64 { return float64(m.server.Resident) }); b > 0 {

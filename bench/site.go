@@ -20,7 +20,8 @@ import (
 // connects to the server.
 type pair struct {
 	name            string
-	port            int // TCP, for clients
+	port            int    // TCP, for clients
+	quic            string // UDP address of the gateway
 	gateway, client *daemon
 }
 
@@ -111,6 +112,7 @@ func (r *runner) startOurs(ctx context.Context, dir, backend string, payload int
 	if err != nil {
 		return nil, err
 	}
+	p.quic = fmt.Sprintf("127.0.0.1:%d", port)
 	size := "auto"
 	if payload > 0 {
 		size = strconv.Itoa(payload)

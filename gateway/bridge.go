@@ -6,8 +6,8 @@ import (
 	"net"
 	"sync"
 
-	"github.com/quic-fsgw/quic-fsgw/backend"
 	"github.com/quic-fsgw/quic-fsgw/gateway/reason"
+	"github.com/quic-fsgw/quic-fsgw/internal/backend"
 	"github.com/quic-fsgw/quic-fsgw/nfs"
 	"github.com/quic-fsgw/quic-fsgw/quic"
 	"github.com/quic-fsgw/quic-fsgw/smb"
@@ -28,6 +28,7 @@ func (g *Gateway) serveSMB(ctx context.Context, s *session) {
 	}
 	relay := *s.route.smb
 	relay.Options.Logons = g.throttles.of(s.client)
+	relay.Options.Meter = g.meters.of(s)
 	relay.Options.Shares = s.route.sharesOf(s.verdict.Load())
 	if s.route.conf.SMB.Proxy == "v2" {
 		relay.Options.ProxyHeader = backend.AppendProxy(nil, s.proxyInfo())
@@ -42,6 +43,7 @@ func (g *Gateway) serveSMB(ctx context.Context, s *session) {
 		cancel()
 	}
 	s.finish(res.Reason.String(), res.Err, res.Reason.Code())
+	s.outcome.places = res.Shares
 }
 
 // proxyInfo is what a backend is told of the client. Its address is the one
@@ -73,7 +75,7 @@ func (s *session) firstStream(ctx context.Context) (*quic.Stream, error) {
 
 // serveNFS relays every stream that the client opens.
 func (g *Gateway) serveNFS(ctx context.Context, s *session) {
-	relay := s.route.nfs.Relay(nfs.Client{Identity: s.identity, Advertise: advertised(s.conn), Key: s.client, Proxy: s.proxyInfo()})
+	relay := s.route.nfs.Relay(nfs.Client{Identity: s.identity, Advertise: advertised(s.conn), Key: s.client, Proxy: s.proxyInfo(), Meter: g.meters.of(s)})
 	relay.SetExports(s.route.exportsOf(s.verdict.Load()))
 	if s.relay.Store(relay); g.table.Load() != s.route.table {
 		g.judgeAgain(s) // a reload since the verdict has not seen the relay
@@ -88,13 +90,22 @@ func (g *Gateway) serveNFS(ctx context.Context, s *session) {
 				why = reason.Shutdown.Name
 			}
 			s.finish(why, nil, nfs.CodeNoError)
+			s.outcome.places = relay.Mounted()
 			return
+		}
+		if !g.meters.openStream(s.meter) {
+			stream.CancelRead(nfs.CodeServerBusy)
+			stream.CancelWrite(nfs.CodeServerBusy)
+			_ = stream.Close()
+			g.log.Info("stream refused", "conn", s.conn.ID(), "route", s.route.name, "reason", reason.RPCBusy.Name, "error", "limits.streams_per_client is reached")
+			continue
 		}
 		streams.Add(1)
 		s.streams.Add(1)
 		go func() {
 			defer streams.Done()
 			defer s.streams.Add(-1)
+			defer g.meters.closeStream(s.meter)
 			g.serveRPC(ctx, s, relay, stream)
 		}()
 	}
@@ -136,6 +147,6 @@ func (s *session) finish(why string, err error, code uint64) {
 	if by := s.cutBy.Load(); by != nil {
 		why = *by
 	}
-	s.outcome = outcome{why, err}
+	s.outcome = outcome{reason: why, err: err}
 	_ = s.conn.CloseWithError(code, why)
 }

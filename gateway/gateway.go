@@ -25,7 +25,9 @@ import (
 
 	"github.com/quic-fsgw/quic-fsgw/gateway/admin"
 	"github.com/quic-fsgw/quic-fsgw/gateway/config"
+	"github.com/quic-fsgw/quic-fsgw/gateway/upcall"
 	"github.com/quic-fsgw/quic-fsgw/quic"
+	"github.com/quic-fsgw/quic-fsgw/quic/qlog"
 	"github.com/quic-fsgw/quic-fsgw/quic/udp"
 )
 
@@ -36,6 +38,9 @@ type Options struct {
 	Access     *slog.Logger // a line for each connection that ended; nil: none
 	Audit      *slog.Logger // a line for each verdict; nil: none
 	Registry   *admin.Registry
+	// Trust judges chains of live connections again when it changes: call
+	// Recheck then. nil: they are judged in the handshake only.
+	Trust *upcall.Trust
 	// ResetKey makes the tokens of stateless resets. With the same key as the
 	// process before it, a gateway tells the clients of that one at once that
 	// their connections are gone. nil: one of its own.
@@ -54,10 +59,12 @@ type Gateway struct {
 	log       *slog.Logger
 	metrics   *metrics
 	limits    *limiter
+	meters    meters
 	throttles throttles
 	memory    memory
 	table     atomic.Pointer[table]
 	started   time.Time
+	traces    *qlog.Tracer // nil: none
 
 	endpoints []*endpoint
 	draining  atomic.Bool
@@ -95,19 +102,24 @@ func New(cfg *config.Config, listeners []Listener, opts Options) (*Gateway, erro
 	opts.Handshaker = timed(opts.Handshaker, opts.Registry)
 	g := &Gateway{opts: opts, log: opts.Logger, sessions: make(map[*session]struct{}), idle: make(chan struct{}), started: time.Now()}
 	g.ctx, g.stop = context.WithCancelCause(context.Background())
+	var err error
+	if g.traces, err = openTraces(&cfg.Log, g.log); err != nil {
+		return nil, err
+	}
 	t, err := g.compile(cfg, 1)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, g.traces.Close())
 	}
 	g.table.Store(t)
 	g.limits = newLimiter(&cfg.Limits)
+	g.meters.configure(t)
 	for _, l := range listeners {
 		conns := make([]udp.PacketConn, 0, l.Group.Shards())
 		for _, s := range l.Group.Sockets() {
 			conns = append(conns, s)
 		}
 		e := &endpoint{addr: l.Addr, group: l.Group}
-		e.Endpoint = quic.NewEndpoint(conns, g.baseConfig(cfg, e), quic.WithLayout(l.Group.Layout()), quic.WithMemory(int64(cfg.Limits.Memory)/int64(len(listeners))))
+		e.Endpoint = quic.NewEndpoint(conns, g.baseConfig(cfg, e), quic.WithLayout(l.Group.Layout()), quic.WithMemory(int64(cfg.Limits.Memory)/int64(len(listeners))), quic.WithRest(releaseMemory))
 		g.endpoints = append(g.endpoints, e)
 	}
 	g.metrics = newMetrics(opts.Registry, g)
@@ -171,7 +183,7 @@ func (g *Gateway) Close(ctx context.Context) error {
 		err = errors.Join(err, e.Close(ctx))
 	}
 	g.accepts.Wait()
-	return err
+	return errors.Join(err, g.traces.Close())
 }
 
 // Healthy is nil while the gateway works.

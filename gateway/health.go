@@ -5,12 +5,11 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
-	"os"
 	"strings"
 	"time"
 
-	"github.com/quic-fsgw/quic-fsgw/backend"
 	"github.com/quic-fsgw/quic-fsgw/gateway/config"
+	"github.com/quic-fsgw/quic-fsgw/internal/backend"
 	"github.com/quic-fsgw/quic-fsgw/nfs"
 	"github.com/quic-fsgw/quic-fsgw/smb"
 )
@@ -93,7 +92,7 @@ func (g *Gateway) backendChanged(route string) func(backend.State) {
 func (r *route) checkSMB(c *config.SMB) error {
 	pc := smb.ProbeConfig{User: c.Probe.User, Share: c.Probe.Share, Timeout: time.Duration(c.Probe.Timeout)}
 	if c.Probe.PasswordFile != "" {
-		b, err := os.ReadFile(string(c.Probe.PasswordFile))
+		b, err := r.table.cfg.ReadFile(c.Probe.PasswordFile)
 		if err != nil {
 			return err
 		}

@@ -3,8 +3,8 @@ package gateway
 import (
 	"sync"
 
-	"github.com/quic-fsgw/quic-fsgw/backend"
 	"github.com/quic-fsgw/quic-fsgw/gateway/admin"
+	"github.com/quic-fsgw/quic-fsgw/internal/backend"
 	"github.com/quic-fsgw/quic-fsgw/quic"
 	"github.com/quic-fsgw/quic-fsgw/quic/udp"
 )
@@ -132,6 +132,7 @@ func pullTransport(reg *admin.Registry, g *Gateway) {
 			emit(float64(v), k)
 		}
 	}, "reason")
+	pullTraces(reg, g.traces)
 	pullConns(reg, g)
 	pullSockets(reg, g)
 }

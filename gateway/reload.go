@@ -29,10 +29,11 @@ func (g *Gateway) Reload(cfg *config.Config) error {
 	old.stopChecks()
 	g.startChecks(t)
 	g.limits.configure(&cfg.Limits)
+	g.meters.configure(t)
 	for _, e := range g.endpoints {
 		e.SetConfig(g.baseConfig(cfg, e))
 	}
-	cut := g.reevaluate()
+	cut := g.reevaluate() + g.Recheck(g.ctx)
 	g.log.Info("configuration reloaded", "generation", t.generation, "cut", cut)
 	return nil
 }
@@ -62,7 +63,7 @@ func (g *Gateway) judgeAgain(s *session) bool {
 		s.cut(reason.RouteRemoved)
 		return false
 	}
-	v := r.rule.Evaluate(s.tls.Chain)
+	v := r.rule.Evaluate(*s.chain.Load())
 	s.verdict.Store(&v)
 	if !v.Allowed {
 		g.metrics.verdicts.With(r.rule.Name, string(v.Reason)).Inc()

@@ -11,11 +11,11 @@ import (
 	"slices"
 	"time"
 
-	"github.com/quic-fsgw/quic-fsgw/backend"
 	"github.com/quic-fsgw/quic-fsgw/gateway/access"
 	"github.com/quic-fsgw/quic-fsgw/gateway/config"
 	"github.com/quic-fsgw/quic-fsgw/gateway/reason"
 	"github.com/quic-fsgw/quic-fsgw/gateway/upcall"
+	"github.com/quic-fsgw/quic-fsgw/internal/backend"
 	"github.com/quic-fsgw/quic-fsgw/nfs"
 	"github.com/quic-fsgw/quic-fsgw/quic"
 	"github.com/quic-fsgw/quic-fsgw/smb"
@@ -136,7 +136,7 @@ func (t *table) adopt(old *table) {
 // rulesHash identifies what decides who may use a route, so that a session
 // ticket issued under other rules is refused.
 func rulesHash(cfg *config.Config, rc *config.Route) string {
-	b, err := json.Marshal([]any{rc.Name, rc.Match, rc.Access, cfg.Access[rc.Access], cfg.Tlshd.ClientCA, cfg.Tlshd.CRL})
+	b, err := json.Marshal([]any{rc.Name, rc.Match, rc.Access, cfg.Access[rc.Access], cfg.Tags, cfg.Tlshd.ClientCA, cfg.Tlshd.CRL})
 	if err != nil {
 		return rc.Name // cannot happen: plain data
 	}
@@ -153,7 +153,7 @@ func policyOf(name string) backend.Policy {
 }
 
 func (r *route) compileSMB(c *config.SMB, changed func(backend.State)) error {
-	b, err := smb.NewBackends(smb.BackendsConfig{Addrs: c.Backends, Policy: policyOf(c.Policy), Proxy: c.Proxy == "v2", Changed: changed})
+	b, err := smb.NewBackends(smb.BackendsConfig{Addrs: c.Backends, Policy: policyOf(c.Policy), MaxConns: c.Limits.Connections, Proxy: c.Proxy == "v2", Changed: changed})
 	if err != nil {
 		return err
 	}
@@ -161,8 +161,12 @@ func (r *route) compileSMB(c *config.SMB, changed func(backend.State)) error {
 	if err != nil {
 		return err
 	}
+	protection, err := smb.ParseProtection(c.Protection)
+	if err != nil {
+		return err
+	}
 	r.smb = &smb.Relay{Backends: b, Options: smb.Options{
-		MaxMessage: int(c.MaxMessage), MinDialect: dialect, AllowNamedPipes: c.NamedPipes == "allow", Shares: c.Shares, CleanClose: cleanClose,
+		MaxMessage: int(c.MaxMessage), MinDialect: dialect, Protection: protection, AllowNamedPipes: c.NamedPipes == "allow", Shares: c.Shares, CleanClose: cleanClose,
 	}}
 	for i := range c.ShareMap {
 		r.shares = append(r.shares, access.MapEntry{Match: c.ShareMap[i].Matcher, Unix: access.Unix{UID: uint32(i)}})
@@ -175,7 +179,7 @@ func (r *route) compileNFS(cfg *config.Config, c *config.NFS, log *slog.Logger) 
 		Backends: c.Backends, Policy: policyOf(c.Policy), Exports: c.Exports,
 		Ports: nfs.Ports{Mount: uint16(c.Ports.Mount), Portmap: uint16(c.Ports.Portmap), NLM: uint16(c.Ports.NLM),
 			NSM: uint16(c.Ports.NSM), Rquota: uint16(c.Ports.Rquota)},
-		AllowGSS: c.GSS == "pass", PrivilegedPort: c.PrivilegedPort, Proxy: c.Proxy == "v2",
+		AllowGSS: c.GSS == "pass", PrivilegedPort: c.PrivilegedPort, MaxConns: c.Limits.Connections, Proxy: c.Proxy == "v2",
 		Logger: log.With("route", r.name),
 	})
 	if err != nil {
@@ -230,7 +234,7 @@ func transportConfig(q *config.QUIC) *quic.Config {
 // baseConfig is the configuration of a connection that is not routed yet.
 func (g *Gateway) baseConfig(cfg *config.Config, e *endpoint) *quic.Config {
 	c := transportConfig(&cfg.QUIC)
-	c.Handshaker, c.Logger = g.opts.Handshaker, g.log
+	c.Handshaker, c.Logger, c.Qlog = g.opts.Handshaker, g.log, g.traces
 	c.RetryAbove = cfg.Limits.HandshakesPerSecond / 2
 	if c.AddressKeys = g.table.Load().keys; c.AddressKeys == nil {
 		c.ResetKey = g.opts.ResetKey

@@ -11,6 +11,7 @@ import (
 
 	"github.com/quic-fsgw/quic-fsgw/gateway/access"
 	"github.com/quic-fsgw/quic-fsgw/gateway/reason"
+	"github.com/quic-fsgw/quic-fsgw/gateway/upcall"
 	"github.com/quic-fsgw/quic-fsgw/nfs"
 	"github.com/quic-fsgw/quic-fsgw/quic"
 	"github.com/quic-fsgw/quic-fsgw/tlshd"
@@ -23,10 +24,15 @@ type session struct {
 	addr    *endpoint
 	tls     *quic.TLSState
 	verdict atomic.Pointer[access.Verdict]
+	meter   *clientMeter
 	client  string // what limits and stickiness count by
 	started time.Time
 	backend atomic.Pointer[string]
 	outcome outcome
+
+	chain   atomic.Pointer[[][]byte] // as it was verified last
+	trusted atomic.Uint64            // the trust's epoch then
+	caSet   atomic.Pointer[string]   // and the set of CAs
 
 	identity *nfs.Identity             // NFS: who the client is to the server; nil: nobody
 	relay    atomic.Pointer[nfs.Relay] // NFS: what serves its streams
@@ -48,6 +54,7 @@ func (s *session) cut(r reason.Reason) {
 type outcome struct {
 	reason string
 	err    error
+	places []string // shares or exports, where they could be seen
 }
 
 // flushTimeout bounds the wait for a client to acknowledge the last bytes.
@@ -92,6 +99,12 @@ func (g *Gateway) admit(e *endpoint, c *quic.Conn) (*session, error) {
 		g.refuse(s, reason.Reloaded, errors.New("the configuration changed during the handshake: connect again"))
 		return nil, errors.New("reloaded")
 	}
+	s.chain.Store(&s.tls.Chain)
+	s.trusted.Store(s.tls.TrustEpoch)
+	s.caSet.Store(new(string))
+	if p, ok := s.route.quic.HandshakeOptions.(*upcall.Policy); ok {
+		s.caSet.Store(&p.CASet)
+	}
 	v := s.route.rule.Evaluate(s.tls.Chain)
 	s.verdict.Store(&v)
 	g.metrics.verdicts.With(s.route.rule.Name, string(v.Reason)).Inc()
@@ -111,6 +124,10 @@ func (g *Gateway) admit(e *endpoint, c *quic.Conn) (*session, error) {
 	if err := g.enter(s); err != nil {
 		return nil, err
 	}
+	if err := g.trustEntering(s); err != nil {
+		g.end(s)
+		return nil, err
+	}
 	g.metrics.connections.With(s.route.name, "admitted").Inc()
 	c.Admit()
 	return s, nil
@@ -123,6 +140,7 @@ func (g *Gateway) enter(s *session) error {
 		g.refuse(s, reason.ClientLimit, nil)
 		return errors.New("limit")
 	}
+	s.meter = g.meters.enter(s.client)
 	g.mu.Lock()
 	draining := g.draining.Load()
 	if !draining {
@@ -132,6 +150,7 @@ func (g *Gateway) enter(s *session) error {
 	g.mu.Unlock()
 	if draining {
 		g.limits.leave(s.client)
+		g.meters.leave(s.client)
 		g.refuse(s, reason.Draining, nil)
 		return errors.New("draining")
 	}
@@ -198,6 +217,7 @@ func (g *Gateway) end(s *session) {
 	}
 	g.mu.Unlock()
 	g.limits.leave(s.client)
+	g.meters.leave(s.client)
 	st := s.conn.Stats()
 	g.metrics.retire(s.route.name, &st)
 	g.metrics.ends.With(s.route.name, s.outcome.reason).Inc()
@@ -205,6 +225,9 @@ func (g *Gateway) end(s *session) {
 		slog.Uint64("bytes_out", st.StreamBytesSent), slog.Duration("duration", time.Since(s.started)))
 	if b := s.backend.Load(); b != nil {
 		attrs = append(attrs, slog.String("backend", *b))
+	}
+	if len(s.outcome.places) > 0 {
+		attrs = append(attrs, slog.String("places", fmt.Sprintf("%q", s.outcome.places)))
 	}
 	if s.outcome.err != nil {
 		attrs = append(attrs, slog.String("error", s.outcome.err.Error()))
@@ -223,7 +246,8 @@ func (g *Gateway) audit(s *session, v *access.Verdict) {
 	attrs := append(s.attrs(), slog.Bool("allowed", v.Allowed), slog.String("reason", string(v.Reason)), slog.String("rule", v.Rule),
 		slog.String("entry", v.Entry), slog.Bool("resumed", s.tls.Resumed))
 	if v.Chain != nil {
-		attrs = append(attrs, slog.String("issuer", fmt.Sprintf("%q", v.Chain.Issuer)), slog.String("serial", v.Chain.Serial))
+		attrs = append(attrs, slog.String("issuer", fmt.Sprintf("%q", v.Chain.Issuer)), slog.String("serial", v.Chain.Serial),
+			slog.Any("tags", g.table.Load().cfg.TagsOf(v.Chain)))
 	}
 	g.opts.Audit.LogAttrs(context.Background(), slog.LevelInfo, "access", attrs...)
 }

@@ -12,21 +12,25 @@ import (
 // TestVersionsOfRoutes: sunrpc is accepted on version 1 only, whatever else the file allows.
 func TestVersionsOfRoutes(t *testing.T) {
 	g := &Gateway{log: slog.New(slog.DiscardHandler)}
-	tab := &table{cfg: &config.Config{QUIC: config.QUIC{Versions: []string{"v2", "v1"}}}}
+	cfg, err := config.LoadFrom("config.yaml", []byte(`
+tlshd: {certificates: [{names: [files.test, home.test], cert: c, key: k}]}
+quic: {versions: [v2, v1]}
+routes:
+  - {name: files, match: {alpn: smb, server_name: files.test}, access: public, smb: {backends: ["127.0.0.1:445"]}}
+  - {name: home, match: {alpn: sunrpc, server_name: home.test}, access: public, nfs: {backends: ["127.0.0.1:2049"]}}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tab := &table{cfg: cfg}
 	g.table.Store(tab)
-	for _, x := range []struct {
-		route config.Route
-		want  []quic.Version
-	}{
-		{config.Route{Name: "files", SMB: &config.SMB{Backends: []string{"127.0.0.1:445"}, MinDialect: "3.1.1"}}, []quic.Version{quic.Version2, quic.Version1}},
-		{config.Route{Name: "home", NFS: &config.NFS{Backends: []string{"127.0.0.1:2049"}}}, []quic.Version{quic.Version1}},
-	} {
-		r, err := g.compileRoute(tab, &x.route)
+	for i, want := range [][]quic.Version{{quic.Version2, quic.Version1}, {quic.Version1}} {
+		r, err := g.compileRoute(tab, &cfg.Routes[i])
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !slices.Equal(r.quic.Versions, x.want) {
-			t.Errorf("route %s: versions %v, want %v", x.route.Name, r.quic.Versions, x.want)
+		if !slices.Equal(r.quic.Versions, want) {
+			t.Errorf("route %s: versions %v, want %v", cfg.Routes[i].Name, r.quic.Versions, want)
 		}
 	}
 	// before the route is known, all of them

@@ -12,7 +12,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/quic-fsgw/quic-fsgw/backend"
+	"github.com/quic-fsgw/quic-fsgw/internal/backend"
 	"github.com/quic-fsgw/quic-fsgw/internal/tcpio"
 )
 
@@ -103,6 +103,12 @@ func (s *Service) dial(ctx context.Context, b *target, svc service, from *Client
 		s.stats.conns.Add(-1)
 		return nil, fmt.Errorf("%w: %d open", errOverload, n-1)
 	}
+	if from != nil {
+		if err := s.set.Acquire(b.addr); err != nil {
+			s.stats.conns.Add(-1)
+			return nil, fmt.Errorf("nfs: %w", err)
+		}
+	}
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.DialTimeout)
 	defer cancel()
 	start := time.Now()
@@ -116,7 +122,7 @@ func (s *Service) dial(ctx context.Context, b *target, svc service, from *Client
 		}
 	}
 	if err != nil {
-		s.stats.conns.Add(-1)
+		s.letGo(b, from)
 		s.stats.dialErrors.Add(1)
 		return nil, fmt.Errorf("nfs: dial %s service of %s: %w", svc, b, err)
 	}
@@ -143,10 +149,17 @@ func (s *Service) introduce(ctx context.Context, conn net.Conn, from *Client) er
 	return nil
 }
 
-// hangUp closes a connection that dial opened; call it once.
-func (s *Service) hangUp(conn net.Conn) {
+// hangUp closes a connection that dial opened for from; call it once.
+func (s *Service) hangUp(b *target, conn net.Conn, from *Client) {
 	conn.Close()
+	s.letGo(b, from)
+}
+
+func (s *Service) letGo(b *target, from *Client) {
 	s.stats.conns.Add(-1)
+	if from != nil {
+		s.set.Release(b.addr)
+	}
 }
 
 func (s *Service) dialService(ctx context.Context, b *target, svc service) (net.Conn, error) {

@@ -283,6 +283,10 @@ func (k *callSink) small(args []byte) error {
 	if err := k.connect(serviceMount); err != nil {
 		return err
 	}
+	if c.Procedure == mountMNT {
+		d := decoder{b: data}
+		k.s.r.noteMount(string(d.opaque(maxMountPath)))
+	}
 	head := append(appendCallHeader(nil, c, k.auth), data...)
 	return k.to.queueHead(uint32(len(head))|lastFrag, head)
 }

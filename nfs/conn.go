@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"sync/atomic"
 
+	"github.com/quic-fsgw/quic-fsgw/internal/backend"
 	"github.com/quic-fsgw/quic-fsgw/internal/tcpio"
 )
 
@@ -17,6 +18,7 @@ import (
 type backendConn struct {
 	s    *stream
 	svc  service
+	to   *target
 	conn net.Conn
 	gone atomic.Bool // the pump has ended
 	due  atomic.Int64
@@ -25,6 +27,7 @@ type backendConn struct {
 	vec   net.Buffers // all that is queued, in order; aliases small and the stream's buffers
 	tail  bool        // the last piece of vec is the end of small
 	going net.Buffers // what of vec a write has not taken yet
+	fresh int         // calls queued since the last flush
 }
 
 const (
@@ -46,16 +49,16 @@ func (s *stream) connection(svc service) (*backendConn, error) {
 	}
 	server, conn, err := s.dial(svc)
 	if err != nil {
-		if errors.Is(err, errOverload) {
+		if errors.Is(err, backend.ErrNotTried) {
 			return nil, &streamError{CodeServerBusy, fmt.Errorf("%w: %w", ErrBusy, err)}
 		}
 		return nil, &streamError{CodeUnspecifiedError, fmt.Errorf("%w: %w", ErrBackendLost, err)}
 	}
-	b = &backendConn{s: s, svc: svc, conn: conn}
+	b = &backendConn{s: s, svc: svc, conn: conn, to: server}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended {
-		s.r.svc.hangUp(conn)
+		s.r.svc.hangUp(server, conn, &s.r.client)
 		return nil, &streamError{s.code, s.err}
 	}
 	s.backend, s.conns[svc] = server, b
@@ -89,6 +92,7 @@ func (s *stream) dial(svc service) (*target, net.Conn, error) {
 // queueHead begins a call.
 func (b *backendConn) queueHead(mark uint32, head []byte) error {
 	b.due.Add(1)
+	b.fresh++
 	b.s.due.Add(1)
 	b.s.calls.Add(1)
 	if b.gone.Load() { // the pump did not see this call when it ended
@@ -154,7 +158,20 @@ func (b *backendConn) flush() error {
 	if err != nil {
 		return &streamError{CodeUnspecifiedError, fmt.Errorf("%w: write to %s service: %w", ErrBackendLost, b.svc, err)}
 	}
-	return nil
+	calls := b.fresh
+	b.fresh = 0
+	return b.pace(int(n), calls)
+}
+
+// pace tells the client's meter of what was moved and waits until more may be.
+func (b *backendConn) pace(bytes, calls int) error {
+	meter := b.s.r.client.Meter
+	if meter == nil || bytes+calls == 0 {
+		return nil
+	}
+	err := meter(b.s.ctx, b.to.addr, bytes, calls)
+	b.s.touch() // the wait was none of the peers' making
+	return err
 }
 
 // portmapper answers with the address that the client knows the gateway by.
@@ -187,7 +204,7 @@ func (s *stream) askMount(ctx context.Context, c *Call, auth []byte) ([]byte, er
 	if err != nil {
 		return nil, err
 	}
-	defer s.r.svc.hangUp(conn)
+	defer s.r.svc.hangUp(server, conn, &s.r.client)
 	s.mu.Lock()
 	s.backend = server
 	s.mu.Unlock()

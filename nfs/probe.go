@@ -97,7 +97,7 @@ func (s *Service) probeMount(ctx context.Context, b *target, export string, id *
 	if err != nil {
 		return err
 	}
-	defer s.hangUp(conn)
+	defer s.hangUp(b, conn, nil)
 	args := appendOpaque(nil, export)
 	call := func(procedure uint32) ([]byte, error) {
 		msg, err := roundTrip(ctx, conn, appendCall(nil, rand.Uint32(), ProgMount, 3, procedure, id.cred, args), 4096)
@@ -157,7 +157,7 @@ func (s *Service) probeService(ctx context.Context, b *target, svc service, prog
 	if err != nil {
 		return err
 	}
-	defer s.hangUp(conn)
+	defer s.hangUp(b, conn, nil)
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.DialTimeout)
 	defer cancel()
 	if err := callNull(ctx, conn, program, version); err != nil {

@@ -7,11 +7,12 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/quic-fsgw/quic-fsgw/backend"
+	"github.com/quic-fsgw/quic-fsgw/internal/backend"
 )
 
 // Relay serves the streams of one client connection. Make it with Service.Relay.
@@ -21,6 +22,9 @@ type Relay struct {
 	client  Client
 	allowed atomic.Pointer[Exports]
 	pin     atomic.Pointer[target] // where this connection's file handles come from
+
+	mu      sync.Mutex
+	mounted []string
 }
 
 // Client is whom a Relay serves: what is known of a connection for its whole life.
@@ -31,6 +35,9 @@ type Client struct {
 	Advertise netip.AddrPort
 	// Key names the client where a backend is chosen: with the same key, the same backend.
 	Key string
+	// Meter, if it is not nil, is called with each piece of bytes moved, and the calls among them.
+	// It returns when the next piece may be moved; an error ends the stream.
+	Meter func(ctx context.Context, backend string, bytes, calls int) error
 	// Proxy is what backends are told of the client where Config.Proxy is set.
 	Proxy *backend.ProxyInfo
 }
@@ -38,6 +45,24 @@ type Client struct {
 // SetExports changes what the client may mount from now on; calls under way
 // and file handles that it has already are not touched.
 func (r *Relay) SetExports(e Exports) { r.allowed.Store(&e) }
+
+// maxMounted bounds the paths that Mounted returns.
+const maxMounted = 16
+
+// Mounted returns the paths that the client has asked to mount and was allowed to, the first 16.
+func (r *Relay) Mounted() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.mounted)
+}
+
+func (r *Relay) noteMount(path string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.mounted) < maxMounted && !slices.Contains(r.mounted, path) {
+		r.mounted = append(r.mounted, path)
+	}
+}
 
 func (r *Relay) exports() Exports { return *r.allowed.Load() }
 

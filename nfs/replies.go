@@ -24,6 +24,10 @@ func (r *backendReader) Read(p []byte) (int, error) {
 	if n > 0 {
 		r.b.s.down.Add(uint64(n))
 		r.b.s.touch()
+		if paced := r.b.pace(n, 0); paced != nil {
+			r.err = paced
+			return 0, paced
+		}
 	}
 	if err != nil {
 		r.err = err
@@ -68,7 +72,7 @@ func (b *backendConn) pump() {
 	if b.due.Load() > 0 { // a call that was queued since; queueHead may have looked too early
 		s.fail(CodeUnspecifiedError, fmt.Errorf("%w: %s service hung up", ErrBackendLost, b.svc))
 	}
-	s.r.svc.hangUp(b.conn)
+	s.r.svc.hangUp(b.to, b.conn, &s.r.client)
 }
 
 // ended decides what the end of a backend connection means for the stream.

@@ -10,7 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/quic-fsgw/quic-fsgw/backend"
+	"github.com/quic-fsgw/quic-fsgw/internal/backend"
 )
 
 // Ports are the TCP ports of a backend's side programs. 0 means: see the field.
@@ -45,6 +45,7 @@ type Config struct {
 	DrainTimeout time.Duration // replies still due after the client's FIN; default 30 s
 
 	MaxStreams  int // concurrent streams of the service; default 10000
+	MaxConns    int // of them to one backend; 0: no other bound
 	MaxBackends int // concurrent TCP connections to backends; default 10000
 
 	// Dial replaces the TCP dialer. network is "tcp".
@@ -157,7 +158,7 @@ func NewService(cfg Config) (*Service, error) {
 		b.ports = [numServices]uint16{uint16(n), cfg.Ports.Mount, cfg.Ports.NLM, cfg.Ports.NSM, cfg.Ports.Rquota}
 		s.targets = append(s.targets, b)
 	}
-	if s.set, err = backend.NewSet(backend.Config{Addrs: cfg.Backends, Policy: cfg.Policy, Changed: s.changed}); err != nil {
+	if s.set, err = backend.NewSet(backend.Config{Addrs: cfg.Backends, Policy: cfg.Policy, MaxConns: cfg.MaxConns, Changed: s.changed}); err != nil {
 		return nil, fmt.Errorf("nfs: %w", err)
 	}
 	for _, p := range programs {

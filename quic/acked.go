@@ -60,11 +60,11 @@ func (c *Conn) ackRecord(r recovery.Record) {
 			w.finAckSeen = true
 		}
 		if w.waiter && w.buf.start == w.buf.end {
-			s.wgate.open()
+			c.wakeWriter(s)
 		}
 		if w.finAckSeen && w.buf.start == w.buf.end && !w.finAcked {
 			w.finAcked = true
-			s.wgate.open()
+			c.wakeWriter(s)
 			c.maybeForget(s)
 		}
 	case recReset:
@@ -82,6 +82,9 @@ func (c *Conn) onLost(p *recovery.SentPacket) {
 		return
 	}
 	c.stats.PacketsLost++
+	if c.trace != nil {
+		c.traceLost(p)
+	}
 	c.watchLost(p)
 	for i := range int(p.NumRecords) {
 		c.loseRecord(p.At(i))

@@ -109,6 +109,7 @@ func (c *Conn) finish(s connState, err error) {
 		close(c.ready) // last: who waits for it asks for the error then
 	}
 	c.ep.onConnClosed(c, err)
+	c.endTrace(err)
 	c.log.Debug("connection closed", "error", err, "duration", c.now().Sub(c.started))
 	c.free()
 	if s != stateDone {

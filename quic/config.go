@@ -2,8 +2,10 @@ package quic
 
 import (
 	"log/slog"
+	"net/netip"
 	"time"
 
+	"github.com/quic-fsgw/quic-fsgw/quic/qlog"
 	"github.com/quic-fsgw/quic-fsgw/quic/recovery"
 )
 
@@ -59,6 +61,18 @@ type Config struct {
 	// session tickets and incoming streams wait for Conn.Admit.
 	ManualAdmit bool
 
+	// PreferredAddress is where a server asks its clients to go after the handshake;
+	// its socket must receive what is sent there. A family that is not used is left
+	// zero.
+	PreferredAddress struct{ IPv4, IPv6 netip.AddrPort }
+
+	// DisableActiveMigration tells clients not to change their address, and drops
+	// what they send from another one. A NAT may still give them another port.
+	DisableActiveMigration bool
+
+	// StayAtAddress has a client ignore a server's preferred address.
+	StayAtAddress bool
+
 	MaxIdleTimeout   time.Duration // default 30 s
 	KeepAlive        time.Duration // send PING when idle for so long; 0: never
 	HandshakeTimeout time.Duration // default 10 s
@@ -104,6 +118,10 @@ type Config struct {
 	Tokens *TokenStore
 
 	Logger *slog.Logger // nil: silent
+
+	// Qlog makes a trace of each connection, or of some. nil: of none. Whoever
+	// opened it closes it, after the Endpoint.
+	Qlog *qlog.Tracer
 }
 
 // Limits and defaults that are not configuration.

@@ -8,8 +8,10 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/quic-fsgw/quic-fsgw/quic/qlog"
 	"github.com/quic-fsgw/quic-fsgw/quic/recovery"
 	"github.com/quic-fsgw/quic-fsgw/quic/wire"
 )
@@ -28,15 +30,17 @@ const (
 // A Conn is one QUIC connection. It has no goroutine of its own: the reader
 // of its socket, its timer and the application run it inline, one at a time.
 type Conn struct {
-	ep     *Endpoint
-	server bool
-	shard  *shard
-	id     string
-	log    *slog.Logger
-	inbox  inbox
-	ctx    context.Context
-	cancel context.CancelCauseFunc
-	ready  chan struct{} // closed when TLS is complete or the connection is over
+	ep      *Endpoint
+	server  bool
+	shard   *shard
+	id      string
+	log     *slog.Logger
+	inbox   inbox
+	ctx     context.Context
+	cancel  context.CancelCauseFunc
+	ready   chan struct{} // closed when TLS is complete or the connection is over
+	wanted  atomic.Int32  // those who wait for mu
+	inTurns atomic.Bool   // see turns
 
 	mu sync.Mutex // guards everything below
 	connGuarded
@@ -50,9 +54,14 @@ type connGuarded struct {
 	greases bool // the peer takes packets whose QUIC bit is 0
 	state   connState
 	dirty   bool // there may be something to send
+	late    bool // the socket's reader is going to send it, and to wake whom there is to wake
+	turns   turns
 	path    path
-	prev    *path // validated path to return to while the new one is unproven
-	paths   uint8 // path ids given out
+	prev    *path  // validated path to return to while the new one is unproven
+	probe   *probe // path that a client is about to move to
+	probed  probedPath
+	heardOn wire.ConnID // of ours, where the newest packet was sent to
+	paths   uint8       // path ids given out
 
 	hs            Handshake
 	hsEpoch       uint8 // of the handshake under way: late events of another do not count
@@ -95,12 +104,14 @@ type connGuarded struct {
 	acct        accounts
 	flow        connFlow
 	streams     streamTable
+	toWake      wakeList
 
 	largestPN       int64 // largest 1-RTT packet number received
 	lastHeard       time.Time
 	lastSent        time.Time // of an ack-eliciting packet, since lastHeard
 	started         time.Time
 	idle            time.Duration
+	restedAt        time.Time // see rest
 	ping            bool
 	lastPing        time.Time // of a keepalive
 	blocked         *outBatch // sealed packets the socket did not take
@@ -110,9 +121,10 @@ type connGuarded struct {
 	timerAt         time.Time
 	stats           ConnStats
 	batchNearlyFull bool
-	probing         bool // a path MTU probe is being sealed
-	marking         bool // what is being sealed will carry ECT(0)
-	batched         bool // what is being sealed is not the first datagram of its send
+	probing         bool        // a path MTU probe is being sealed
+	trace           *qlog.Trace // nil: none
+	marking         bool        // what is being sealed will carry ECT(0)
+	batched         bool        // what is being sealed is not the first datagram of its send
 }
 
 // An earlyPacket came before its keys.
@@ -156,7 +168,11 @@ func (c *Conn) setID(odcid wire.ConnID) {
 
 // lock takes the connection for the application.
 func (c *Conn) lock() {
-	c.mu.Lock()
+	if !c.mu.TryLock() {
+		c.wanted.Add(1)
+		c.mu.Lock()
+		c.wanted.Add(-1)
+	}
 	c.clock = time.Now()
 }
 
@@ -165,22 +181,36 @@ func (c *Conn) lock() {
 // and an acknowledgement alone would cost a datagram before that answer.
 func (c *Conn) unlock() {
 	for {
-		if c.inbox.some.Load() {
+		if c.inbox.work() {
 			c.clock = time.Now()
 			c.drain()
 		}
+		c.late = false
 		c.flush()
 		c.chargeMemory()
+		c.wake()
 		c.mu.Unlock()
-		if !c.inbox.some.Load() || !c.mu.TryLock() {
+		if !c.inbox.work() || !c.mu.TryLock() {
 			return
 		}
 	}
 }
 
+// unlockQuiet gives the connection back and leaves to the reader what that has
+// put off (see late), unless there is more to send than acknowledgements.
+func (c *Conn) unlockQuiet() {
+	if !c.late || c.appDue() {
+		c.unlock()
+		return
+	}
+	c.chargeMemory()
+	c.mu.Unlock()
+	c.pump()
+}
+
 // pump does the work in the inbox unless somebody else is at it.
 func (c *Conn) pump() {
-	if c.inbox.some.Load() && c.mu.TryLock() {
+	if c.inbox.work() && c.mu.TryLock() {
 		c.clock = time.Now()
 		c.unlock()
 	}
@@ -209,15 +239,23 @@ func (c *Conn) drain() {
 		if w.writable {
 			c.sendBlocked()
 		}
+		if c.inbox.mine.Load() {
+			return // the reader sees to what came meanwhile
+		}
 	}
 }
 
 // receive processes a batch at once if the connection is free, or leaves it. It
 // reports whether flushLate has to be called soon.
 func (c *Conn) receive(r *rxBatch) (late bool) {
-	if !c.mu.TryLock() {
-		if !c.inbox.pushBatch(*r) {
-			c.ep.stats.DropBusy.Add(1)
+	// Who waits for the connection comes first. It wakes up too slowly to get hold
+	// of it between two batches, and would have to be woken after each.
+	if (c.wanted.Load() > 0 || !c.mu.TryLock()) && !c.leave(r) {
+		if r.total >= viewThreshold {
+			// The reader comes back to it. Left to the one who has the connection, it
+			// would keep him from his own work for as long as more arrives.
+			c.inbox.mine.Store(true)
+			return true
 		}
 		c.pump()
 		return false
@@ -226,23 +264,57 @@ func (c *Conn) receive(r *rxBatch) (late bool) {
 	c.drain()
 	c.processBatch(r)
 	// Handshakes and endings are in no need of batching.
-	if !c.confirmed || c.state != stateOpen {
+	if !c.confirmed || c.state != stateOpen || c.awaitAnswer(r.total) {
 		c.unlock()
 		return false
 	}
 	late = c.dirty
+	if r.total < viewThreshold {
+		c.wake()
+	} else {
+		late = late || len(c.toWake) > 0
+	}
+	c.late = late
 	c.mu.Unlock()
 	c.pump()
 	return late
 }
 
-// flushLate sends what receive has put off, unless whoever has the connection
-// now is going to do so.
+// A full inbox is no congestion: whoever has the connection lost the processor,
+// and a drop would cost the peer half its congestion window. A reader can wait
+// that out, but not for ever, because other connections wait for it.
+const (
+	busyWait  = 100 * time.Microsecond
+	busyWaits = 50
+)
+
+// leave leaves a batch to whoever has the connection, or drops it. It reports
+// that it got hold of the connection instead.
+func (c *Conn) leave(r *rxBatch) (locked bool) {
+	for range busyWaits {
+		if c.inbox.pushBatch(*r) {
+			return false
+		}
+		time.Sleep(busyWait)
+		if c.mu.TryLock() {
+			return true
+		}
+	}
+	c.ep.stats.DropBusy.Add(1)
+	return false
+}
+
+// flushLate sends what receive has put off, or has whoever has the connection
+// now do so.
 func (c *Conn) flushLate() {
+	c.inbox.mine.Store(false)
 	if c.mu.TryLock() {
 		c.clock = time.Now()
 		c.unlock()
+		return
 	}
+	c.inbox.pushFlag(&c.inbox.late)
+	c.pump()
 }
 
 // sink takes the Handshaker's events, from any goroutine.
@@ -341,7 +413,11 @@ func (c *Conn) UpdateKeys() error {
 
 func (c *Conn) updateKeys() error {
 	c.stats.KeyUpdates++
-	return c.app.rotate(c.loss.NextPN(recovery.AppData))
+	if err := c.app.rotate(c.loss.NextPN(recovery.AppData)); err != nil {
+		return err
+	}
+	c.trace.KeyUpdated(c.now(), "1rtt_secrets", c.app.generation, "quic")
+	return nil
 }
 
 func (c *Conn) pto() time.Duration {

@@ -3,6 +3,7 @@ package quic
 import (
 	"crypto/hmac"
 	"crypto/sha256"
+	"errors"
 	"slices"
 
 	"github.com/quic-fsgw/quic-fsgw/quic/wire"
@@ -29,7 +30,10 @@ type connIDs struct {
 	nextLocal uint64
 	peerLimit uint64 // active_connection_id_limit of the peer
 
-	remote  []remoteID // not retired, ascending; the first is in use
+	prior uint64 // retire_prior_to of ours
+
+	remote  []remoteID // not retired, ascending; the paths tell which are in use
+	taken   uint64     // highest sequence number that was ever in use
 	highest uint64     // highest retire_prior_to seen
 	retire  []uint64   // RETIRE_CONNECTION_ID due
 	initial wire.ConnID
@@ -47,7 +51,7 @@ func resetToken(key *[32]byte, id wire.ConnID) (t [16]byte) {
 // issueIDs makes connection IDs until the peer holds as many as it takes, at most localConnIDLimit.
 func (c *Conn) issueIDs() {
 	want := min(int(c.ids.peerLimit), localConnIDLimit)
-	for len(c.ids.local) < want {
+	for c.ids.current() < want {
 		id, ok := c.ep.newConnID(c.shard, c)
 		if !ok {
 			return
@@ -56,6 +60,16 @@ func (c *Conn) issueIDs() {
 		c.ids.nextLocal++
 		c.dirty = true
 	}
+}
+
+// current counts the IDs that the peer was not told to retire.
+func (ids *connIDs) current() (n int) {
+	for i := range ids.local {
+		if ids.local[i].seq >= ids.prior {
+			n++
+		}
+	}
+	return n
 }
 
 func (ids *connIDs) localBySeq(seq uint64) *localID {
@@ -116,8 +130,8 @@ func (c *Conn) addRemote(seq, retirePriorTo uint64, id wire.ConnID, token [16]by
 			return nil
 		}
 	}
-	if seq < ids.highest || len(ids.remote) > 0 && seq < ids.remote[0].seq {
-		// IDs are used in their order: this one was retired before, and the frame
+	if seq < ids.highest || seq <= ids.taken {
+		// IDs are taken in their order: this one was retired before, and the frame
 		// is a repetition, or it is late and not worth a step back.
 		ids.retire = append(ids.retire, seq)
 	} else {
@@ -145,51 +159,127 @@ func (c *Conn) addRemote(seq, retirePriorTo uint64, id wire.ConnID, token [16]by
 }
 
 func (c *Conn) retireRemoteBelow(below uint64) {
-	ids := &c.ids
-	keep := ids.remote[:0]
-	for _, r := range ids.remote {
-		if r.seq >= below {
-			keep = append(keep, r)
-			continue
-		}
-		ids.retire = append(ids.retire, r.seq)
-		if r.hasToken {
-			c.ep.unregisterReset(r.token, c)
+	for len(c.ids.remote) > 0 && c.ids.remote[0].seq < below {
+		c.retireRemote(c.ids.remote[0].seq)
+	}
+	for _, p := range c.eachPath() {
+		if p != nil && p.peerSeq < below {
+			if seq, ok := c.unusedRemote(); ok {
+				c.useRemote(p, seq)
+			}
 		}
 	}
-	ids.remote = keep
-	c.watchReset()
-}
-
-// watchReset has the endpoint look for the reset token of the ID in use.
-func (c *Conn) watchReset() {
-	if ids := &c.ids; len(ids.remote) > 0 && ids.remote[0].hasToken {
-		c.ep.registerReset(ids.remote[0].token, c)
+	if c.probed.valid && c.probed.seq < below {
+		c.probed.valid = false
 	}
 }
 
-// nextRemote switches to an unused connection ID of the peer, if there is
-// one, and retires the one in use (RFC 9000, Section 9.5).
+// retireRemote gives an ID of the peer's back.
+func (c *Conn) retireRemote(seq uint64) {
+	r := c.ids.remoteBySeq(seq)
+	if r == nil || r.id.Len() == 0 {
+		return
+	}
+	if r.hasToken {
+		c.ep.unregisterReset(r.token, c)
+	}
+	c.ids.retire = append(c.ids.retire, seq)
+	c.ids.remote = slices.DeleteFunc(c.ids.remote, func(x remoteID) bool { return x.seq == seq })
+	c.dirty = true
+}
+
+func (ids *connIDs) remoteBySeq(seq uint64) *remoteID {
+	for i := range ids.remote {
+		if ids.remote[i].seq == seq {
+			return &ids.remote[i]
+		}
+	}
+	return nil
+}
+
+// eachPath is the paths there are; some may be nil.
+func (c *Conn) eachPath() [3]*path {
+	paths := [3]*path{&c.path, c.prev, nil}
+	if c.probe != nil {
+		paths[2] = &c.probe.path
+	}
+	return paths
+}
+
+// unusedRemote is an ID of the peer's that was on no path yet.
+// RFC 9000, Section 9.5: "An endpoint MUST NOT reuse a connection ID when sending
+// from more than one local address -- for example, when initiating connection
+// migration as described in Section 9.2 or when probing a new network path as
+// described in Section 9.1." "Similarly, an endpoint MUST NOT reuse a connection
+// ID when sending to more than one destination address."
+func (c *Conn) unusedRemote() (seq uint64, ok bool) {
+	for i := range c.ids.remote {
+		r := &c.ids.remote[i]
+		if r.seq > c.ids.taken || r.id.Len() == 0 {
+			return r.seq, true
+		}
+	}
+	return 0, false
+}
+
+// useRemote has a path send to an ID, and the endpoint look for its reset token.
+func (c *Conn) useRemote(p *path, seq uint64) {
+	p.peerSeq = seq
+	c.ids.taken = max(c.ids.taken, seq)
+	if r := c.ids.remoteBySeq(seq); r != nil && r.hasToken {
+		c.ep.registerReset(r.token, c)
+	}
+}
+
+// nextRemote has the path go on with an unused connection ID of the peer, if
+// there is one, and retires the one before.
 func (c *Conn) nextRemote() bool {
-	ids := &c.ids
-	if len(ids.remote) < 2 {
+	seq, ok := c.unusedRemote()
+	if !ok || seq == c.path.peerSeq {
 		return false
 	}
-	old := ids.remote[0]
-	ids.remote = slices.Delete(ids.remote, 0, 1)
-	ids.retire = append(ids.retire, old.seq)
-	if old.hasToken {
-		c.ep.unregisterReset(old.token, c)
-	}
-	c.watchReset()
-	c.dirty = true
+	old := c.path.peerSeq
+	c.useRemote(&c.path, seq)
+	c.retireRemote(old)
 	return true
 }
 
 // dst returns the connection ID to send to.
 func (c *Conn) dst() wire.ConnID {
-	if len(c.ids.remote) == 0 {
-		return c.ids.initial
+	id, _ := c.dstOf(&c.path)
+	return id
+}
+
+// dstOf returns the connection ID to send to on a path; false, if it has none.
+func (c *Conn) dstOf(p *path) (wire.ConnID, bool) {
+	if r := c.ids.remoteBySeq(p.peerSeq); r != nil {
+		return r.id, true
 	}
-	return c.ids.remote[0].id
+	return c.ids.initial, false
+}
+
+// errIDs says why connection IDs cannot be changed now.
+var errIDs = errors.New("quic: connection IDs: the last change is not yet complete, or the peer has no others (try again later)")
+
+// RotateConnectionIDs has both ends go on with connection IDs that were not used
+// before. The peer is told to retire all of ours that it has; where it has given
+// us others, the one in use is retired. Packets to retired IDs are ignored.
+func (c *Conn) RotateConnectionIDs() error {
+	c.lock()
+	defer c.unlock()
+	if err := c.closeErr(); err != nil {
+		return err
+	}
+	if !c.confirmed || len(c.ids.local) != c.ids.current() || c.ids.nextLocal >= maxConnIDsIssued/2 {
+		return errIDs
+	}
+	// RFC 9000, Section 5.1.1: "An endpoint MAY send connection IDs that temporarily
+	// exceed a peer's limit if the NEW_CONNECTION_ID frame also requires the
+	// retirement of any excess, by including a sufficiently large value in the
+	// Retire Prior To field."
+	c.ids.prior = c.ids.nextLocal
+	c.issueIDs()
+	c.nextRemote()
+	c.dirty = true
+	return nil
 }

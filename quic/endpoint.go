@@ -30,6 +30,7 @@ type Endpoint struct {
 	readers  sync.WaitGroup
 	closed   chan struct{}
 	closing  atomic.Bool
+	rests    restWave
 
 	mu          sync.RWMutex
 	conns       map[wire.ConnID]*Conn
@@ -46,6 +47,7 @@ type shard struct {
 	index uint8
 	gen   uint8
 	sock  atomic.Pointer[sockBox]
+	seat  atomic.Pointer[seat] // of the reader of sock
 }
 
 type sockBox struct{ udp.PacketConn }
@@ -59,6 +61,14 @@ type EndpointOption func(*Endpoint)
 // together may hold, counted by the capacity of the buffers. Default 1 GiB.
 func WithMemory(bytes int64) EndpointOption {
 	return func(e *Endpoint) { e.memory = bytes }
+}
+
+// WithRest has f called, from a goroutine of its own, when many connections have
+// come to rest, and no more follow: what they needed while they were busy is
+// garbage then. A process that holds many idle ones may give it back to the
+// system: debug.FreeOSMemory does.
+func WithRest(f func()) EndpointOption {
+	return func(e *Endpoint) { e.rests.call = f }
 }
 
 // WithLayout sets the layout of connection IDs; it must be the one the sockets steer by.
@@ -101,10 +111,12 @@ func NewEndpoint(conns []udp.PacketConn, cfg *Config, opts ...EndpointOption) *E
 }
 
 func (e *Endpoint) startReader(s *shard, pc udp.PacketConn) {
+	st := newSeat(s, pc)
+	s.seat.Store(st)
 	e.readers.Add(1)
 	go func() {
 		defer e.readers.Done()
-		e.readLoop(s, pc)
+		e.readLoop(st)
 	}()
 }
 
@@ -173,6 +185,7 @@ func (e *Endpoint) Dial(ctx context.Context, remote netip.AddrPort, cfg *Config)
 	c.path.init(0, remote, netip.Addr{}, 0, cfg)
 	c.testECN()
 	c.path.validated = true // the limit is the server's (RFC 9000, Section 8.1)
+	c.startTrace()
 	c.keys[recovery.Initial] = initialKeys(c.version, dst, false)
 	c.token = cfg.Tokens.take(cfg.ServerName, c.version)
 	e.addLive(c)

@@ -65,9 +65,10 @@ const (
 	rateSlack  = 3 * time.Millisecond
 )
 
-// grown notes that n bytes were taken and returns what a window should be from
-// now on. It changes at most once a period.
-func (m *windowRate) grown(now time.Time, rtt time.Duration, n, window uint64) uint64 {
+// grow notes that n bytes were taken and returns, at most once a period, a
+// larger window where the present one is less than it should be. It is not more
+// than that either: what waits in a queue for nothing only grows cold.
+func (m *windowRate) grow(now time.Time, rtt time.Duration, n, window, most uint64) uint64 {
 	if m.since.IsZero() {
 		m.since = now
 	}
@@ -77,23 +78,24 @@ func (m *windowRate) grown(now time.Time, rtt time.Duration, n, window uint64) u
 		return window
 	}
 	rate := float64(m.taken) / float64(d)
-	trips := 4 * rtt
+	trips, factor := 4*rtt, 2.0
 	if m.before > 0 && rate > m.before+m.before/4 {
-		trips = 8 * rtt
+		trips, factor = 8*rtt, 4
 	}
 	m.since, m.taken, m.before = now, 0, rate
-	if want := rate * float64(trips+rateSlack); float64(window) < want {
-		return max(2*window, uint64(min(want, 4*float64(window))))
+	want := rate * float64(trips+rateSlack)
+	if want <= float64(window) {
+		return window
 	}
-	return window
+	return max(window, uint64(min(want, factor*float64(window), float64(most))))
 }
 
 // creditConn gives the peer room for n more bytes on the connection.
 func (c *Conn) creditConn(n uint64) {
 	f := &c.flow
 	f.consumed += n
-	if w := f.rate.grown(c.now(), c.path.rtt.Min(), n, f.window); w > f.window && c.mayGrow() {
-		f.window = max(f.window, min(w, uint64(c.cfg.maxConnWindow())))
+	if w := f.rate.grow(c.now(), c.path.rtt.Min(), n, f.window, uint64(c.cfg.maxConnWindow())); c.mayGrow() {
+		f.window = w
 	}
 	if f.max-f.consumed > f.window/2 {
 		return

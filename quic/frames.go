@@ -32,7 +32,18 @@ func (c *Conn) processFrames(f *frameInfo, b []byte) error {
 		return c.fail(ProtocolViolation, 0, "packet without frames")
 	}
 	for len(b) > 0 {
-		typ := wire.FrameType(b)
+		typ := uint64(b[0])
+		if typ&^7 == wire.FrameStream && f.packet == wire.Packet1RTT {
+			// Nearly all there is, and allowed: no need to look it up.
+			f.ackEliciting, f.nonProbing = true, true
+			n, err := c.processStream(b)
+			if err != nil {
+				return err
+			}
+			b = b[n:]
+			continue
+		}
+		typ = wire.FrameType(b)
 		if !wire.FrameKnown(typ) || typ == wire.FrameDatagram || typ == wire.FrameDatagramLen {
 			// RFC 9221, Section 3: a DATAGRAM that was not negotiated is a PROTOCOL_VIOLATION.
 			if typ == wire.FrameDatagram || typ == wire.FrameDatagramLen {
@@ -60,16 +71,24 @@ func (c *Conn) processFrames(f *frameInfo, b []byte) error {
 	return nil
 }
 
+// processStream acts on the STREAM frame at the start of b.
+func (c *Conn) processStream(b []byte) (n int, err error) {
+	f, n := wire.ConsumeStream(b)
+	if n < 0 {
+		return 0, c.fail(FrameEncodingError, uint64(b[0]), "malformed frame")
+	}
+	if err := c.onStream(f); err != nil {
+		return 0, err
+	}
+	if c.state >= stateClosing {
+		return 0, c.closeErr()
+	}
+	return n, nil
+}
+
 // processFrame acts on the frame at the start of b and returns its length, or
 // a negative number if it is malformed.
 func (c *Conn) processFrame(f *frameInfo, typ uint64, b []byte) (n int, err error) {
-	if typ >= wire.FrameStream && typ <= wire.FrameStreamLast {
-		sf, n := wire.ConsumeStream(b)
-		if n < 0 {
-			return n, nil
-		}
-		return n, c.onStream(sf)
-	}
 	switch typ {
 	case wire.FramePadding:
 		return wire.ConsumePadding(b), nil

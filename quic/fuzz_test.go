@@ -5,6 +5,7 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/quic-fsgw/quic-fsgw/quic/qlog"
 	"github.com/quic-fsgw/quic-fsgw/quic/recovery"
 	"github.com/quic-fsgw/quic-fsgw/quic/udp"
 	"github.com/quic-fsgw/quic-fsgw/quic/wire"
@@ -22,6 +23,13 @@ func newFuzzServer(t testing.TB) *fuzzServer {
 	tc := newTestConn(t, true)
 	cfg := serverConfig()
 	cfg.ConnWindow, cfg.StreamWindow = 64<<10, 32<<10
+	// Whatever comes is traced, too: HOSTILE 21.
+	tracer, err := qlog.Open(qlog.Config{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { tracer.Close() })
+	cfg.Qlog = tracer
 	tc.wire = newScriptWire(serverAddr)
 	tc.remote = clientAddr
 	tc.ep = NewEndpoint([]udp.PacketConn{tc.wire}, cfg)
@@ -34,6 +42,7 @@ func newFuzzServer(t testing.TB) *fuzzServer {
 	c.ids.remote = []remoteID{{id: tc.peerID}}
 	c.path.init(0, tc.remote, serverAddr.Addr(), 0, cfg)
 	c.path.validated = true
+	c.startTrace()
 	tc.ep.addLive(c)
 	c.initFlow()
 	c.peerParams, c.haveParams = wire.DefaultTransportParams(), true
@@ -81,10 +90,9 @@ func (f *fuzzServer) deliver(b []byte) {
 	}
 	buf := udp.NewBuffer()
 	n := copy(buf.Bytes(), b)
-	m := udp.RecvMsg{Buf: buf.Bytes(), N: n, SegmentSize: n, Remote: f.remote, Local: serverAddr.Addr()}
-	var late lateList
-	f.ep.dispatch(f.ep.shards[0], buf, &m, &late)
-	late.flush()
+	r := socketReader{buf: buf, msg: udp.RecvMsg{Buf: buf.Bytes(), N: n, SegmentSize: n, Remote: f.remote, Local: serverAddr.Addr()}}
+	f.ep.dispatch(f.ep.shards[0], &r)
+	r.late.flush()
 	buf.Release()
 }
 

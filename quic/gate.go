@@ -2,20 +2,43 @@ package quic
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 // A gate wakes the one goroutine that waits at it. A wake-up that nobody
 // waits for is kept, so that checking a condition under the lock and then
 // waiting outside it misses nothing.
-type gate chan struct{}
+type gate struct {
+	ch   chan struct{}
+	seat atomic.Pointer[seat] // where the one who waits reads the socket meanwhile
+}
 
-func newGate() gate { return make(gate, 1) }
+func newGate() gate { return gate{ch: make(chan struct{}, 1)} }
 
-func (g gate) open() {
+func (g *gate) open() {
+	if st := g.seat.Load(); st != nil {
+		st.wake()
+		if g.seat.Load() == st {
+			return // it will look again after it has left
+		}
+	}
 	select {
-	case g <- struct{}{}:
+	case g.ch <- struct{}{}:
 	default:
+	}
+	if st := g.seat.Load(); st != nil {
+		st.wake() // it came in between
+	}
+}
+
+// take takes a wake-up that was kept.
+func (g *gate) take() bool {
+	select {
+	case <-g.ch:
+		return true
+	default:
+		return false
 	}
 }
 

@@ -43,7 +43,9 @@ func levelOf(s recovery.Space) Level {
 // startClient begins a client's handshake.
 func (c *Conn) startClient() {
 	c.initFlow()
-	params := c.localParams().Append(nil, false)
+	local := c.localParams()
+	c.trace.Parameters(c.now(), true, local)
+	params := local.Append(nil, false)
 	epoch := c.hsEpoch
 	c.hs = c.cfg.Handshaker.Handshake(&HandshakeRequest{
 		ID: c.id, ServerName: c.cfg.ServerName, NextProtos: c.cfg.NextProtos, TransportParams: params,
@@ -85,7 +87,9 @@ func (c *Conn) localParams() *wire.TransportParams {
 		VersionInfo:                    c.versionInfo(),
 	}
 	greaseParams(p)
+	p.DisableActiveMigration = cfg.DisableActiveMigration
 	if c.server {
+		p.PreferredAddress = c.preferredAddress()
 		p.OriginalDst, p.HasOriginalDst = c.originalDst, true
 		p.RetrySrc, p.HasRetrySrc = c.retrySrc, c.retried
 		p.ResetToken, p.HasResetToken = resetToken(c.ep.resetKey, c.ids.local[0].id), true
@@ -125,6 +129,10 @@ func (c *Conn) feedCrypto(space recovery.Space) {
 		return
 	}
 	if c.hs == nil {
+		if c.confirmed {
+			c.afterTLS()
+			return
+		}
 		if !c.server || space != recovery.Initial || !c.route(b) {
 			return
 		}
@@ -139,15 +147,23 @@ func (c *Conn) feedCrypto(space recovery.Space) {
 }
 
 // msgNewSessionTicket is the one TLS message that may follow the handshake.
-const msgNewSessionTicket = 4
+const (
+	msgNewSessionTicket   = 4
+	msgCertificateRequest = 13
+)
 
 // ticketMessages returns the whole messages at the start of b. RFC 9001, Section 6:
 // "Endpoints MUST treat the receipt of a TLS KeyUpdate message as a connection
-// error of type 0x010a". No other message is expected either: client
-// authentication after the handshake is not allowed (Section 4.4).
+// error of type 0x010a". No other message is expected either. Section 4.4:
+// "Clients MUST treat receipt of a TLS CertificateRequest message as a connection
+// error of type PROTOCOL_VIOLATION", once the handshake is over.
 func (c *Conn) ticketMessages(b []byte) []byte {
 	n := 0
 	for len(b)-n >= 4 {
+		if b[n] == msgCertificateRequest {
+			_ = c.fail(ProtocolViolation, wire.FrameCrypto, "TLS CertificateRequest after the handshake")
+			return nil
+		}
 		if b[n] != msgNewSessionTicket {
 			_ = c.fail(CryptoErrorBase+TransportErrorCode(AlertUnexpectedMessage), wire.FrameCrypto, "unexpected TLS message after the handshake")
 			return nil
@@ -301,14 +317,20 @@ func (c *Conn) onPeerParams(b []byte) {
 	}
 	if p.HasResetToken && !c.server && len(c.ids.remote) > 0 {
 		c.ids.remote[0].token, c.ids.remote[0].hasToken = p.ResetToken, true
-		c.watchReset()
+		c.useRemote(&c.path, 0)
 	}
+	if a := p.PreferredAddress; a != nil {
+		c.ids.remote = append(c.ids.remote, remoteID{seq: 1, id: a.ID, token: a.ResetToken, hasToken: true})
+	}
+	c.trace.Parameters(c.now(), false, &c.peerParams)
 	c.loss.SetMaxAckDelay(p.MaxAckDelay)
 	for i := range c.streams.opening {
 		c.streams.opening[i].open()
 	}
 	if c.server {
-		c.hs.TransportParams(c.localParams().Append(nil, true))
+		local := c.localParams()
+		c.trace.Parameters(c.now(), true, local)
+		c.hs.TransportParams(local.Append(nil, true))
 		c.sentParams = true
 	}
 }
@@ -326,6 +348,11 @@ func (c *Conn) checkParams(p *wire.TransportParams) error {
 	}
 	if c.server {
 		return nil
+	}
+	if p.PreferredAddress != nil && p.InitialSrc.Len() == 0 {
+		// RFC 9000, Section 18.2: "A server that chooses a zero-length connection ID MUST
+		// NOT provide a preferred address."
+		return errors.New("preferred_address from a server with zero-length connection IDs")
 	}
 	if !p.HasOriginalDst || p.OriginalDst != c.originalDst {
 		return errors.New("original_destination_connection_id does not match")
@@ -352,6 +379,7 @@ func (c *Conn) maybeComplete() {
 	}
 	c.tls = t
 	c.state = stateOpen
+	c.trace.State(c.now(), "handshake_completed")
 	c.setIdle()
 	c.raiseMTU()
 	if c.server {
@@ -406,6 +434,7 @@ func (c *Conn) confirm() {
 		return
 	}
 	c.confirmed = true
+	c.trace.State(c.now(), "handshake_confirmed")
 	c.validatePath()
 	c.peerVerified = true
 	// RFC 9001, Section 4.9.2: "An endpoint MUST discard its Handshake keys when
@@ -413,6 +442,9 @@ func (c *Conn) confirm() {
 	c.dropSpace(recovery.Initial)
 	c.dropSpace(recovery.Handshake)
 	c.early = nil
+	if !c.server {
+		c.goToPreferred()
+	}
 }
 
 // dropSpace forgets the keys of a packet number space and what is in flight there.

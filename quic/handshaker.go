@@ -105,6 +105,7 @@ type TLSState struct {
 	Chain      [][]byte // the peer's certificates as verified, DER, leaf first; empty: none
 	Resumed    bool     // a session ticket was used
 	Exporter   []byte   // EXPORTER-Channel-Binding, 32 bytes (RFC 9266)
+	TrustEpoch uint64   // the Handshaker's own number for the trust that Chain was verified by
 }
 
 // ClientHelloInfo is what a server's routing may decide on, before TLS runs.

@@ -48,6 +48,7 @@ var batchLists = sync.Pool{New: func() any { return new(batchList) }}
 
 type inbox struct {
 	some atomic.Bool
+	mine atomic.Bool // the socket's reader is going to take what there is
 
 	mu       sync.Mutex
 	list     *batchList // lends batches its memory
@@ -59,7 +60,11 @@ type inbox struct {
 	overflow bool // a handshaker sent more events than any handshake has
 	timer    bool
 	writable bool
+	late     bool // the reader has put off enough; that it is taken note of will do
 }
+
+// work tells whether there is something that nobody else sees to.
+func (b *inbox) work() bool { return b.some.Load() && !b.mine.Load() }
 
 // pushBatch leaves a batch. A large one keeps its buffer by reference; a small
 // one is copied to others of its kind, or each datagram would pin a buffer.
@@ -138,6 +143,7 @@ func (b *inbox) take() (w inboxWork) {
 	defer b.mu.Unlock()
 	w = inboxWork{b.list, b.batches, b.events, b.overflow, b.timer, b.writable}
 	b.list, b.batches, b.events, b.timer, b.writable = nil, nil, nil, false, false
+	b.late = false
 	b.pinned = 0
 	b.dropTail()
 	b.some.Store(false)

@@ -132,6 +132,7 @@ func (e *Endpoint) start(s *shard, cfg *Config, h *wire.LongHeader, r *rxBatch, 
 	}
 	c.ids.local = []localID{{id: id}}
 	c.ids.nextLocal = 1
+	c.startTrace()
 	if other := e.register(h.Dst, c); other != nil {
 		// Another shard's reader was quicker.
 		e.unregister(id, c)

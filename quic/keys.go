@@ -26,9 +26,10 @@ func (k *spaceKeys) drop() {
 // appKeys are the 1-RTT keys and what a key update needs (RFC 9001, Section 6).
 type appKeys struct {
 	rx, tx         *protect.Key
-	nextRx         *protect.Key // prepared, so that an update costs the same time as a failed packet
+	nextRx, nextTx *protect.Key // of the next phase; nil: due
 	prevRx         *protect.Key // for packets that were delayed across an update
 	prevUntil      time.Time
+	resting        bool // see rest
 	phase          bool
 	generation     uint32
 	rxLowest       uint64 // lowest packet number received in this phase
@@ -37,19 +38,49 @@ type appKeys struct {
 	acked          bool   // the peer acknowledged a packet of this phase
 	answered       bool   // we acknowledged a packet that the peer sent in this phase
 	sealed, failed uint64
+	maxSealed      uint64 // packets that one key may seal
+	maxFailed      uint64 // packets that may fail to open, in all
+	updates        int    // by the peer, since updatesFrom
+	updatesFrom    time.Time
 }
 
+// maxKeyUpdates is how many key updates of the peer's a second are followed.
+// They cost us more than the peer, which has to do with few packets between.
+const maxKeyUpdates = 64
+
 // install sets the first keys of a direction.
-func (k *appKeys) install(write bool, key *protect.Key) error {
+func (k *appKeys) install(write bool, key *protect.Key) (err error) {
 	if write {
-		k.tx = key
-		return nil
+		k.tx, k.maxSealed = key, key.ConfidentialityLimit()
+	} else {
+		k.rx, k.maxFailed = key, key.IntegrityLimit()
 	}
-	next, err := key.Next()
+	if k.tx != nil && k.rx != nil {
+		return k.prepare()
+	}
+	return nil
+}
+
+// due tells that the keys of the next phase are to be prepared.
+func (k *appKeys) due() bool { return k.rx != nil && k.tx != nil && k.nextRx == nil }
+
+// prepare makes the keys of the next phase. It is done on a timer's behalf and
+// never for a packet. RFC 9001, Section 9.5: "During a key update, the time taken
+// to generate new keys could reveal through timing side channels that a key update
+// has occurred. Alternatively, where an attacker injects packets, this side channel
+// could reveal the value of the Key Phase on injected packets. After receiving a
+// key update, an endpoint SHOULD generate and save the next set of receive packet
+// protection keys".
+func (k *appKeys) prepare() error {
+	rx, err := k.rx.Next()
 	if err != nil {
 		return err
 	}
-	k.rx, k.nextRx = key, next
+	tx, err := k.tx.Next()
+	if err != nil {
+		return err
+	}
+	k.nextRx, k.nextTx = rx, tx
 	return nil
 }
 
@@ -63,21 +94,18 @@ func (k *appKeys) mayUpdate() bool { return k.tx != nil && k.rx != nil && k.acke
 // stay until the peer is heard in the new phase, however late that is, and then
 // for a while for packets that are out of order.
 func (k *appKeys) rotate(nextPN uint64) error {
-	tx, err := k.tx.Next()
-	if err != nil {
-		return err
-	}
-	next, err := k.nextRx.Next()
-	if err != nil {
-		return err
+	if k.due() { // our own update, right behind another
+		if err := k.prepare(); err != nil {
+			return err
+		}
 	}
 	if k.prevRx != nil {
 		k.prevRx.Zero()
 	}
 	k.prevRx, k.prevUntil = k.rx, time.Time{}
-	k.rx, k.nextRx = k.nextRx, next
+	k.rx, k.nextRx = k.nextRx, nil
 	k.tx.Zero()
-	k.tx = tx
+	k.tx, k.nextTx = k.nextTx, nil
 	k.phase = !k.phase
 	k.generation++
 	k.rxSeen, k.acked, k.answered = false, false, false
@@ -91,8 +119,9 @@ func (k *appKeys) open(now time.Time, pto time.Duration, phase bool, pn uint64, 
 	key := k.rx
 	if phase != k.phase {
 		// RFC 9001, Section 6.5: "if the packet number is lower than any packet
-		// number from the current key phase", the previous keys apply.
-		if k.prevRx != nil && (!k.rxSeen || pn < k.rxLowest && now.Before(k.prevUntil)) {
+		// number from the current key phase", the previous keys apply. They do also
+		// while the next ones are not ready, so that a packet always costs the same.
+		if k.prevRx != nil && (!k.rxSeen || k.nextRx == nil || pn < k.rxLowest && now.Before(k.prevUntil)) {
 			key = k.prevRx
 		} else {
 			key, updated = k.nextRx, true
@@ -119,7 +148,7 @@ func (k *appKeys) heard(now time.Time, pto time.Duration, pn uint64) {
 
 // zero forgets all keys.
 func (k *appKeys) zero() {
-	for _, x := range []*protect.Key{k.rx, k.tx, k.nextRx, k.prevRx} {
+	for _, x := range []*protect.Key{k.rx, k.tx, k.nextRx, k.nextTx, k.prevRx} {
 		if x != nil {
 			x.Zero()
 		}

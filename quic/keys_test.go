@@ -44,6 +44,9 @@ func TestOldKeysUntilPeerFollows(t *testing.T) {
 	if err := k.rotate(50); err != nil {
 		t.Fatal(err)
 	}
+	if err := k.prepare(); err != nil {
+		t.Fatal(err)
+	}
 	now = now.Add(time.Minute)
 	if err := open(old, false, 2); err != nil {
 		t.Errorf("the old phase, a minute after our update: %v", err)

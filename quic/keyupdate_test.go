@@ -38,6 +38,7 @@ func TestKeyUpdateByPeer(t *testing.T) {
 				t.Errorf("update %d: a late packet could not be opened", i)
 			}
 			tc.settle()
+			tc.wait(5 * time.Millisecond) // the next keys are made apart from packets
 			tc.wantOpen()
 		}
 	})
@@ -83,9 +84,14 @@ func TestHostile09KeyUpdateSpam(t *testing.T) {
 		tc.updateKeys()
 		tc.send(wire.Packet1RTT, ping())
 		tc.wantOpen()
+		tc.wait(5 * time.Millisecond)
 		for range 20 {
 			tc.updateKeys()
 			tc.send(wire.Packet1RTT, wire.AppendPadding(nil, 20))
+			tc.wait(5 * time.Millisecond)
+			if tc.conn.Err() != nil {
+				break
+			}
 		}
 		tc.wantClose(KeyUpdateError)
 		if n := tc.conn.Stats().KeyUpdates; n > 2 {

@@ -3,12 +3,14 @@ package quic
 import (
 	"crypto/rand"
 	"time"
+
+	"github.com/quic-fsgw/quic-fsgw/quic/wire"
 )
 
 // onOtherAddress handles an authentic 1-RTT packet from an address that is
 // not the path's (RFC 9000, Section 9): a NAT that has rebound, or a client
 // that has moved.
-func (c *Conn) onOtherAddress(src *packetSource, moves bool) {
+func (c *Conn) onOtherAddress(src *packetSource, dst wire.ConnID, moves bool) {
 	if !c.server || !c.confirmed {
 		return
 	}
@@ -17,12 +19,22 @@ func (c *Conn) onOtherAddress(src *packetSource, moves bool) {
 	if !moves {
 		return
 	}
-	if c.prev != nil && c.prev.remote == src.remote {
+	if c.prev != nil && c.cameOn(c.prev, src) {
 		// back where it was validated before
 		c.goBack()
 		return
 	}
 	old := c.path
+	// Section 9.5: a path gets a connection ID of its own, where there is one, unless
+	// the peer knows of none: "unintentional changes in path without a change in
+	// connection ID are possible."
+	seq := old.peerSeq
+	if old.remote.Addr() != src.remote.Addr() || dst != c.heardOn || old.remote == src.remote {
+		if fresh, ok := c.seqFor(src); ok {
+			seq = fresh
+		}
+	}
+	c.probed.valid = c.probed.valid && c.probed.seq != seq
 	c.paths++
 	var p path
 	p.init(c.paths, src.remote, src.local, src.ifIndex, c.cfg)
@@ -33,23 +45,26 @@ func (c *Conn) onOtherAddress(src *packetSource, moves bool) {
 		p.rtt, p.cc, p.pacer, p.mtu, p.noGSO = old.rtt, old.cc, old.pacer, old.mtu, old.noGSO
 	}
 	p.received, p.sent = uint64(src.size), uint64(src.replied)
+	p.validated = old.validated && old.remote == src.remote // it is our own address that is new
 	if old.validated {
 		// Section 9.3.3: "In response to an apparent migration, endpoints MUST validate
 		// the previously active path using a PATH_CHALLENGE frame." If the peer is
 		// still there, its answer is the newest packet and brings us back.
 		_, _ = rand.Read(old.challenge[:]) // never fails
 		old.challenging, old.needChallenge = false, true
+		if c.prev != nil && c.prev.peerSeq != old.peerSeq && c.prev.peerSeq != seq {
+			c.retireRemote(c.prev.peerSeq)
+		}
 		c.prev = &old
+	} else if old.peerSeq != seq {
+		c.retireRemote(old.peerSeq) // never heard of there
 	}
 	c.path = p
+	c.useRemote(&c.path, seq)
 	c.stats.PathChanges++
 	c.loss.OnPathChange(p.id)
 	c.testECN()
 	c.startChallenge(&c.path)
-	// Section 9.5: a new path gets a connection ID of its own, where there is one.
-	if old.remote.Addr() != src.remote.Addr() {
-		c.nextRemote()
-	}
 	c.log.Debug("peer address changed", "from", old.remote, "to", src.remote)
 }
 
@@ -69,16 +84,19 @@ func (c *Conn) startChallenge(p *path) {
 // challenge is remembered, so that a flood of them is answered once a flush.
 func (c *Conn) onPathChallenge(src *packetSource, data [8]byte) {
 	p := &c.path
-	if src.remote != p.remote {
-		if c.prev == nil || src.remote != c.prev.remote {
-			// A probe from elsewhere (Section 9.1): answer it there, once, within three
-			// times what it brought, however many challenges the datagram holds.
-			if src.replied == 0 {
-				c.answerProbe(src, data)
-			}
-			return
-		}
+	switch {
+	case c.probe != nil && src.remote == c.probe.path.remote && src.local == c.probe.path.local:
+		p = &c.probe.path
+	case !c.server || c.cameOn(p, src):
+	case c.prev != nil && c.cameOn(c.prev, src):
 		p = c.prev
+	default:
+		// A probe from elsewhere (Section 9.1): answer it there, once, within three
+		// times what it brought, however many challenges the datagram holds.
+		if src.replied == 0 {
+			c.answerProbe(src, data)
+		}
+		return
 	}
 	p.response, p.needResponse = data, true
 	c.dirty = true
@@ -88,6 +106,10 @@ func (c *Conn) onPathChallenge(src *packetSource, data [8]byte) {
 // a PATH_RESPONSE frame is received that contains the data that was sent in a
 // previous PATH_CHALLENGE frame."
 func (c *Conn) onPathResponse(data [8]byte) {
+	if m := c.probe; m != nil && m.path.challenging && data == m.path.challenge {
+		c.endProbe(nil)
+		return
+	}
 	p := &c.path
 	if !p.challenging || data != p.challenge {
 		return
@@ -106,6 +128,9 @@ func (c *Conn) onPathResponse(data [8]byte) {
 		// Not logged before: a peer can claim an address with every packet.
 		c.log.Info("peer address changed", "from", c.prev.remote, "to", p.remote)
 	}
+	if c.prev != nil && c.prev.peerSeq != p.peerSeq {
+		c.retireRemote(c.prev.peerSeq)
+	}
 	c.prev = nil
 	// RFC 9000, Section 8.1.3: a token for the address that the client has now.
 	c.tokenDue = c.server && c.cfg.Retry != RetryNever
@@ -115,27 +140,45 @@ func (c *Conn) onPathResponse(data [8]byte) {
 
 // goBack returns to the last validated path.
 func (c *Conn) goBack() {
+	left := c.path.peerSeq
 	c.path, c.prev = *c.prev, nil
+	c.path.challenging, c.path.needChallenge = false, false
+	if left != c.path.peerSeq {
+		if c.ids.remoteBySeq(c.path.peerSeq) != nil {
+			c.retireRemote(left)
+		} else {
+			c.path.peerSeq = left // the peer has taken the other away
+		}
+	}
 	c.path.search.pending = false // what became of that probe was not noted
 	c.loss.OnPathChange(c.path.id)
 	c.dirty = true
+}
+
+// challengeExpired repeats a challenge that is due again, or tells that it was
+// repeated for long enough.
+func (c *Conn) challengeExpired(p *path) bool {
+	now := c.now()
+	if !now.Before(p.challengeUntil) {
+		return true
+	}
+	if now.Sub(p.challengeSent) >= p.rtt.PTO(c.maxAckDelay()) {
+		p.needChallenge = true
+		p.challengeSent = now
+		c.dirty = true
+	}
+	return false
 }
 
 // checkChallenge repeats or gives up validation. Section 9.3.2: "if validation
 // of a new peer address fails [...] the endpoint MUST revert to using the last
 // validated peer address".
 func (c *Conn) checkChallenge() {
-	p := &c.path
-	now := c.now()
-	if !p.challenging {
-		return
+	if m := c.probe; m != nil && c.challengeExpired(&m.path) {
+		c.endProbe(ErrPathFailed)
 	}
-	if now.Before(p.challengeUntil) {
-		if now.Sub(p.challengeSent) >= p.rtt.PTO(c.maxAckDelay()) {
-			p.needChallenge = true
-			p.challengeSent = now
-			c.dirty = true
-		}
+	p := &c.path
+	if !p.challenging || !c.challengeExpired(p) {
 		return
 	}
 	p.challenging, p.needChallenge = false, false

@@ -52,6 +52,7 @@ func TestChallengesFromElsewhere(t *testing.T) {
 	for _, moves := range []bool{false, true} {
 		bubble(t, func(t *testing.T) {
 			tc := establishedServer(t, nil)
+			tc.giveIDs(1)
 			tc.remote = addrPort("192.0.2.7:99")
 			var frames []byte
 			for i := range 40 {

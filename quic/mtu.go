@@ -202,6 +202,7 @@ func (c *Conn) onMTUProbe(p *recovery.SentPacket, arrived bool) {
 	size := int(p.Size)
 	switch {
 	case arrived && size > q.mtu && size <= s.limit:
+		c.trace.MTU(c.now(), q.mtu, size)
 		q.setMTU(size)
 		s.hole.reset()
 		s.advance(q.mtu, c.now())
@@ -229,6 +230,7 @@ func (c *Conn) lowerMTU(failed int) {
 	p.search.pending = false
 	p.search.hole.reset()
 	p.gsoFault.reset()
+	c.trace.MTU(c.now(), p.mtu, minDatagram)
 	p.setMTU(minDatagram)
 	p.search.advance(minDatagram, c.now())
 	c.dirty = true

@@ -130,6 +130,9 @@ func (c *Conn) buildLong(b []byte, space recovery.Space, pad bool) []byte {
 		b = wire.AppendPadding(b, short)
 	}
 	wire.SetLength(b[start:], lengthAt-start, pnLen+len(b)-hdr+protect.TagLen)
+	if c.trace != nil {
+		c.traceSent(typ, pn, hdr-start, b[hdr:])
+	}
 	out := k.tx.Seal(b[:hdr], b[hdr:], b[start:hdr], pn)
 	k.tx.ProtectHeader(out[start:], hdr-pnLen-start, pnLen)
 	c.recordSent(space, &pkt, len(out)-start)
@@ -173,11 +176,11 @@ func (c *Conn) recordSent(space recovery.Space, pkt *recovery.SentPacket, size i
 			c.recv[space].ElicitSent()
 		}
 	}
-	if pkt.InFlight {
+	if pkt.InFlight && pkt.Path == c.path.id {
 		pkt.SendState = c.path.cc.OnSent(c.now(), size, c.loss.InFlight())
 		c.path.pacer.Sent(c.now(), size) // ACKs alone are not paced (RFC 9002, Section 7.7)
 	}
-	c.loss.Sent(c.now(), space, *pkt)
+	c.loss.Sent(c.now(), space, pkt)
 	if pkt.AckEliciting && c.lastSent.IsZero() {
 		c.lastSent = c.now()
 	}
@@ -193,24 +196,30 @@ func (c *Conn) canSeal(level Level) bool {
 }
 
 // sealSmall appends a packet of its own with the given frames to b: for
-// CONNECTION_CLOSE and path probes, off the hot path.
+// CONNECTION_CLOSE and MTU probes, off the hot path.
 func (c *Conn) sealSmall(b []byte, level Level, frames []byte) []byte {
+	return c.sealOn(&c.path, b, level, frames, c.probing)
+}
+
+// sealOn does that for a path.
+func (c *Conn) sealOn(p *path, b []byte, level Level, frames []byte, eliciting bool) []byte {
 	c.marking, c.batched = false, false
 	space := spaceOf(level)
 	pn := c.loss.NextPN(space)
+	dst, _ := c.dstOf(p)
 	const pnLen = 4
 	start := len(b)
 	lengthAt := 0
 	key := c.app.tx
 	switch level {
 	case LevelApp:
-		b = wire.AppendShort(b, c.dst(), pn, pnLen, c.app.phase, false)
+		b = wire.AppendShort(b, dst, pn, pnLen, c.app.phase, false)
 	case LevelHandshake:
 		key = c.keys[space].tx
-		b, lengthAt = wire.AppendLong(b, wire.PacketHandshake, c.version, c.dst(), c.ids.local[0].id, nil, pn, pnLen)
+		b, lengthAt = wire.AppendLong(b, wire.PacketHandshake, c.version, dst, c.ids.local[0].id, nil, pn, pnLen)
 	default:
 		key = c.keys[space].tx
-		b, lengthAt = wire.AppendLong(b, wire.PacketInitial, c.version, c.dst(), c.ids.local[0].id, c.token, pn, pnLen)
+		b, lengthAt = wire.AppendLong(b, wire.PacketInitial, c.version, dst, c.ids.local[0].id, c.token, pn, pnLen)
 		frames = slices.Clip(frames)
 	}
 	c.greaseBit(&b[start])
@@ -223,9 +232,12 @@ func (c *Conn) sealSmall(b []byte, level Level, frames []byte) []byte {
 	if level != LevelApp {
 		wire.SetLength(b[start:], lengthAt-start, pnLen+len(b)-hdr+protect.TagLen)
 	}
+	if c.trace != nil {
+		c.traceSent(packetTypeOf(level), pn, hdr-start, b[hdr:])
+	}
 	out := key.Seal(b[:hdr], b[hdr:], b[start:hdr], pn)
 	key.ProtectHeader(out[start:], hdr-pnLen-start, pnLen)
-	pkt := recovery.SentPacket{PN: pn, Path: c.path.id, AckEliciting: c.probing, InFlight: true}
+	pkt := recovery.SentPacket{PN: pn, Path: p.id, AckEliciting: eliciting, InFlight: true}
 	c.recordSent(space, &pkt, len(out)-start)
 	return out
 }
@@ -239,15 +251,22 @@ func (c *Conn) buildShort(b *outBatch, slot []byte, mode int) int {
 	room := cap(slot) - len(hdr) - protect.TagLen
 	pkt := recovery.SentPacket{PN: pn, Path: c.path.id}
 
-	front := c.appendAck(b.front[:0], recovery.AppData, room, &pkt)
+	front := b.front[:0]
+	bulk := b.bulk && mode == packAll
+	b.bulk = false
+	if !bulk {
+		front = c.appendAck(front, recovery.AppData, room, &pkt)
+	}
 	ackOnly := len(front) > 0
 	if ackOnly && c.recv[recovery.AppData].ShouldElicit() && c.ackDue(recovery.AppData) {
 		c.ping = true
 	}
 	var last streamPiece
 	if mode != packAcks {
-		front = c.appendControl(front, room, &pkt)
-		front = c.appendCrypto(front, recovery.AppData, room, &pkt)
+		if !bulk {
+			front = c.appendControl(front, room, &pkt)
+			front = c.appendCrypto(front, recovery.AppData, room, &pkt)
+		}
 		front, last = c.appendStreams(front, room, &pkt)
 		if last.stream == nil {
 			front = c.appendControl(front, room, &pkt) // that streams are blocked is known only now
@@ -265,6 +284,7 @@ func (c *Conn) buildShort(b *outBatch, slot []byte, mode int) int {
 	least := min(c.leastPayload(len(hdr), pnLen), room)
 	if last.n > 0 || last.stream != nil {
 		out = c.sealStream(hdr, front, &last, pn, least)
+		b.bulk = mode == packAll && len(front) == 0 && len(out) == cap(slot)
 	} else {
 		if short := least - len(front); short > 0 {
 			front = wire.AppendPadding(front, short)
@@ -273,6 +293,9 @@ func (c *Conn) buildShort(b *outBatch, slot []byte, mode int) int {
 		out = c.app.tx.Seal(plain[:len(hdr)], plain[len(hdr):], plain[:len(hdr)], pn)
 	}
 	c.app.tx.ProtectHeader(out, len(hdr)-pnLen, pnLen)
+	if c.trace != nil {
+		c.traceShort(pn, len(out), len(hdr), front, &last)
+	}
 	c.recordSent(recovery.AppData, &pkt, len(out))
 	c.countSealed()
 	return len(out)
@@ -296,7 +319,7 @@ func (c *Conn) leastPayload(hdr, pnLen int) int {
 // permits."
 func (c *Conn) countSealed() {
 	c.app.sealed++
-	limit := c.app.tx.ConfidentialityLimit()
+	limit := c.app.maxSealed
 	if c.app.sealed < limit-limit/8 {
 		return
 	}

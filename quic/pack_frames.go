@@ -39,6 +39,21 @@ func (c *Conn) wantsApp() bool {
 		t.needMax[0] || t.needMax[1] || c.crypto[recovery.AppData].wants()
 }
 
+// appDue tells whether buildShort would find anything to send but an
+// acknowledgement.
+func (c *Conn) appDue() bool {
+	t := &c.streams
+	if c.wantsApp() || c.probes[recovery.AppData] > 0 || c.flow.blocked || t.blocked[0] || t.blocked[1] {
+		return true
+	}
+	for i := range c.ids.local {
+		if c.ids.local[i].need && c.admitted {
+			return true
+		}
+	}
+	return false
+}
+
 // appendControl appends the control frames that are due, as far as they fit.
 func (c *Conn) appendControl(b []byte, room int, pkt *recovery.SentPacket) []byte {
 	add := func(r recovery.Record) {
@@ -104,7 +119,7 @@ func (c *Conn) appendConnIDs(b []byte, room int, add func(recovery.Record)) []by
 	for i := range c.ids.local {
 		l := &c.ids.local[i]
 		if l.need && room-len(b) >= maxFrameLen {
-			b = wire.AppendNewConnectionID(b, l.seq, 0, l.id, resetToken(c.ep.resetKey, l.id))
+			b = wire.AppendNewConnectionID(b, l.seq, min(c.ids.prior, l.seq), l.id, resetToken(c.ep.resetKey, l.id))
 			l.need = false
 			add(recovery.Record{Kind: recNewConnID, ID: l.seq})
 		}
@@ -269,6 +284,7 @@ func (c *Conn) markSent(s *Stream, off uint64, n int, again bool, pkt *recovery.
 		c.stats.BytesRetransmitted += uint64(n)
 	} else {
 		c.flow.sent += uint64(n)
+		c.turns.answered()
 	}
 	w.buf.sent(off, end)
 	fin = w.fin && end == w.buf.end
@@ -279,7 +295,7 @@ func (c *Conn) markSent(s *Stream, off uint64, n int, again bool, pkt *recovery.
 	pkt.AckEliciting = true
 	if w.waiter && !w.fin && s.room() >= maxUnsent/2 {
 		w.waiter = false
-		s.wgate.open()
+		c.wakeWriter(s)
 	}
 	return fin
 }

@@ -11,7 +11,8 @@ import (
 // A path is one pair of addresses and all that is known of it: whether the
 // peer was shown to be there, how far it is, how much it carries.
 type path struct {
-	id      uint8 // counts up with every new path of a connection
+	id      uint8  // counts up with every new path of a connection
+	peerSeq uint64 // of the peer's connection ID in use here
 	remote  netip.AddrPort
 	local   netip.Addr // source address to send from; invalid: the socket's own
 	ifIndex int

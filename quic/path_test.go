@@ -150,6 +150,7 @@ func TestOldPathIsProbed(t *testing.T) {
 func TestNoMoveForOldOrProbing(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		tc := establishedServer(t, nil)
+		tc.giveIDs(1)
 		late := tc.build(wire.Packet1RTT, ping())
 		tc.send(wire.Packet1RTT, ping())
 		old := tc.remote

@@ -26,7 +26,12 @@ func TestWindowRate(t *testing.T) {
 			grew := 0
 			const steps = 200
 			for range steps {
-				if m.grown(now, tc.rtt, tc.n, tc.window) > tc.window {
+				const most = 64 << 20
+				w := m.grow(now, tc.rtt, tc.n, tc.window, most)
+				if w < tc.window || w > 2*tc.window || w > max(most, tc.window) {
+					t.Fatalf("a window of %d became %d", tc.window, w)
+				}
+				if w > tc.window {
 					grew++
 				}
 				now = now.Add(ms)

@@ -58,22 +58,56 @@ func (l *lateList) flush() {
 	l.conns, l.bytes = l.conns[:0], 0
 }
 
+// A socketReader is what it takes to read a socket.
+type socketReader struct {
+	buf  *udp.Buffer
+	msg  udp.RecvMsg
+	late lateList
+	last *Conn // had the last batch, nil: it was nobody's, or several's
+	run  int   // batches before that one that it had in a row
+}
+
+func (r *socketReader) init() {
+	r.buf = udp.NewBuffer()
+	r.late.conns = make([]*Conn, 0, maxLateConns)
+	r.msg.Idle = r.late.flush
+}
+
+func (r *socketReader) receive(pc udp.PacketConn) error {
+	r.msg.Buf = r.buf.Bytes()
+	return pc.Recv(&r.msg)
+}
+
+// process dispatches what was received, and sends what was put off long enough.
+func (r *socketReader) process(e *Endpoint, s *shard) {
+	before, run := r.last, r.run
+	r.last, r.run = nil, 0
+	e.dispatch(s, r)
+	if r.last != nil && r.last == before {
+		r.run = run + 1
+	}
+	r.late.bytes += max(r.msg.N, minLateCost)
+	if r.buf.Refs() > 1 {
+		r.buf.Release()
+		r.buf = udp.NewBuffer()
+	}
+	if r.late.full() {
+		r.late.flush()
+	}
+}
+
 // readLoop reads a socket until it is closed.
-func (e *Endpoint) readLoop(s *shard, pc udp.PacketConn) {
-	buf := udp.NewBuffer()
-	defer func() { buf.Release() }()
-	late := &lateList{conns: make([]*Conn, 0, maxLateConns)}
-	defer late.flush()
-	m := udp.RecvMsg{Idle: late.flush}
+func (e *Endpoint) readLoop(st *seat) {
+	defer func() { st.buf.Release() }()
+	defer st.late.flush()
 	for {
-		m.Buf = buf.Bytes()
-		err := pc.Recv(&m)
+		err := st.receive(st.pc)
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
 		if err != nil {
 			e.stats.RecvErrors.Add(1)
-			late.flush()
+			st.late.flush()
 			select { // an error that repeats must not spin
 			case <-time.After(time.Millisecond):
 			case <-e.closed:
@@ -81,22 +115,19 @@ func (e *Endpoint) readLoop(s *shard, pc udp.PacketConn) {
 			}
 			continue
 		}
-		e.dispatch(s, buf, &m, late)
-		late.bytes += max(m.N, minLateCost)
-		if buf.Refs() > 1 {
-			buf.Release()
-			buf = udp.NewBuffer()
-		}
-		if late.full() {
-			late.flush()
-		} else if len(late.conns) > 0 && m.N < viewThreshold {
+		st.process(e, st.sh)
+		if len(st.late.conns) > 0 && st.msg.N < viewThreshold {
 			runtime.Gosched()
+		}
+		if st.worthLending() {
+			st.lend(e)
 		}
 	}
 }
 
 // dispatch hands runs of datagrams with equal connection IDs to their connections.
-func (e *Endpoint) dispatch(s *shard, buf *udp.Buffer, m *udp.RecvMsg, late *lateList) {
+func (e *Endpoint) dispatch(s *shard, r *socketReader) {
+	buf, m := r.buf, &r.msg
 	seg := m.SegmentSize
 	if seg <= 0 || seg > m.N {
 		seg = m.N
@@ -114,13 +145,15 @@ func (e *Endpoint) dispatch(s *shard, buf *udp.Buffer, m *udp.RecvMsg, late *lat
 		e.mu.RLock()
 		c := e.conns[id]
 		e.mu.RUnlock()
-		r := rxBatch{buf: buf, data: run, segment: seg, total: m.N, remote: m.Remote, local: m.Local, ifIndex: m.IfIndex, ecn: m.ECN}
+		batch := rxBatch{buf: buf, data: run, segment: seg, total: m.N, remote: m.Remote, local: m.Local, ifIndex: m.IfIndex, ecn: m.ECN}
 		if c == nil {
-			e.unknown(s, &r, id)
+			e.unknown(s, &batch, id)
+			r.last = nil
 			continue
 		}
-		if c.receive(&r) {
-			late.add(c)
+		r.last = c
+		if c.receive(&batch) {
+			r.late.add(c)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package quic
 
 import (
 	"net/netip"
+	"time"
 
 	"github.com/quic-fsgw/quic-fsgw/quic/recovery"
 	"github.com/quic-fsgw/quic-fsgw/quic/wire"
@@ -37,6 +38,7 @@ func (c *Conn) processBatch(r *rxBatch) {
 		data = data[n:]
 	}
 	c.acct.batch, c.acct.batchBuf, c.acct.batchBig = nil, nil, false
+	c.turns.heard()
 	if c.acct.held > compactSlack && c.acct.held > 2*c.unreadBytes()+compactSlack {
 		c.compact()
 	}
@@ -129,6 +131,9 @@ func (c *Conn) processDatagram(b []byte, src *packetSource) {
 // this host.
 func (c *Conn) fromServer(from netip.AddrPort) bool {
 	to := c.path.remote
+	if c.probe != nil && from == c.probe.path.remote || c.prev != nil && from == c.prev.remote {
+		return true // a preferred address, or where the server was before
+	}
 	plain := func(a netip.AddrPort) netip.Addr { return a.Addr().Unmap().WithZone("") }
 	return from.Port() == to.Port() && (plain(from) == plain(to) || to.Addr().IsUnspecified())
 }
@@ -143,12 +148,17 @@ func (c *Conn) checkReset(b []byte, src *packetSource) {
 	// RFC 9000, Section 10.3.1: "An endpoint MUST NOT check for any stateless reset
 	// tokens associated with connection IDs it has not used or for connection IDs
 	// that have been retired." The one in use belongs to the path's address.
-	if len(b) < minResetLen || wire.IsLong(b[0]) || src.remote != c.path.remote || len(c.ids.remote) == 0 {
+	if len(b) < minResetLen || wire.IsLong(b[0]) {
 		return
 	}
-	r := &c.ids.remote[0]
-	if r.hasToken && constantTimeEqual(r.token, [16]byte(b[len(b)-16:])) {
-		c.finish(stateDraining, &StatelessResetError{})
+	for _, p := range c.eachPath() {
+		if p == nil || p.remote != src.remote {
+			continue
+		}
+		if r := c.ids.remoteBySeq(p.peerSeq); r != nil && r.hasToken && constantTimeEqual(r.token, [16]byte(b[len(b)-16:])) {
+			c.finish(stateDraining, &StatelessResetError{})
+			return
+		}
 	}
 }
 
@@ -203,7 +213,10 @@ func (c *Conn) processLong(b []byte, h *wire.LongHeader, src *packetSource, data
 	hdr := h.PNOffset + pnLen
 	payload, err := rx.Open(b[hdr:hdr], b[hdr:], b[:hdr], pn)
 	if err != nil {
-		c.ep.stats.DropDecrypt.Add(1)
+		if space == recovery.Handshake {
+			c.app.failed++ // Initial keys are no secret
+		}
+		c.onDecryptFailure(rx.IntegrityLimit())
 		return false
 	}
 	if other {
@@ -262,6 +275,9 @@ func (c *Conn) processShort(b []byte, src *packetSource) bool {
 		c.keepEarly(b, src)
 		return false
 	}
+	if c.app.resting {
+		c.app.wake()
+	}
 	if len(b) < 1+idLen+20 {
 		c.ep.stats.DropHeader.Add(1)
 		return false
@@ -277,7 +293,7 @@ func (c *Conn) processShort(b []byte, src *packetSource) bool {
 	hdr := pnAt + pnLen
 	payload, updated, err := c.app.open(c.now(), c.pto(), wire.KeyPhase(b[0]), pn, b[hdr:], b[:hdr])
 	if err != nil {
-		c.onDecryptFailure()
+		c.onDecryptFailure(c.app.maxFailed)
 		return false
 	}
 	if c.recv[recovery.AppData].Duplicate(pn) {
@@ -308,13 +324,14 @@ func (c *Conn) largest(space recovery.Space) int64 {
 // TLS handshake is complete."
 func (c *Conn) mayReadApp() bool { return c.tls != nil }
 
-func (c *Conn) onDecryptFailure() {
+func (c *Conn) onDecryptFailure(limit uint64) {
 	c.ep.stats.DropDecrypt.Add(1)
+	c.trace.Dropped(c.now(), 0, "decrypt")
 	// RFC 9001, Section 6.6: "If the total number of received packets that fail
 	// authentication within the connection, across all keys, exceeds the
 	// integrity limit for the selected AEAD, the endpoint MUST immediately close
 	// the connection with a connection error of type AEAD_LIMIT_REACHED".
-	if c.app.failed > c.app.rx.IntegrityLimit() {
+	if c.app.failed > limit {
 		_ = c.fail(AEADLimitReached, 0, "too many packets failed authentication")
 	}
 }
@@ -330,6 +347,13 @@ func (c *Conn) onPeerKeyUpdate(pn uint64) bool {
 		_ = c.fail(KeyUpdateError, 0, "key update before the previous one was acknowledged")
 		return false
 	}
+	if c.now().Sub(c.app.updatesFrom) >= time.Second {
+		c.app.updatesFrom, c.app.updates = c.now(), 0
+	}
+	if c.app.updates++; c.app.updates > maxKeyUpdates {
+		_ = c.fail(KeyUpdateError, 0, "too many key updates")
+		return false
+	}
 	if err := c.updateKeys(); err != nil {
 		_ = c.fail(InternalError, 0, "key update")
 		return false
@@ -340,19 +364,27 @@ func (c *Conn) onPeerKeyUpdate(pn uint64) bool {
 
 // finishPacket handles the contents of an authentic, new packet.
 func (c *Conn) finishPacket(space recovery.Space, t wire.PacketType, dst wire.ConnID, pn uint64, payload []byte, src *packetSource) {
+	if c.trace != nil {
+		c.traceReceived(t, pn, dst, payload)
+	}
 	f := frameInfo{space: space, packet: t, dst: dst, src: src}
+	if space == recovery.AppData && c.refusesMove(dst, src) {
+		c.ep.stats.DropUnknown.Add(1)
+		return
+	}
 	err := c.processFrames(&f, payload)
 	if err == errOverBudget {
 		c.ep.stats.DropBudget.Add(1)
+		c.trace.Dropped(c.now(), len(payload), "budget")
 		return
 	}
+	c.stats.PacketsReceived++
 	if c.state >= stateClosing {
 		return
 	}
 	if err != nil {
 		return
 	}
-	c.stats.PacketsReceived++
 	c.recv[space].Add(c.now(), pn, f.ackEliciting, src.ecn)
 	c.lastHeard = c.now()
 	c.lastSent = zeroTime
@@ -360,8 +392,11 @@ func (c *Conn) finishPacket(space recovery.Space, t wire.PacketType, dst wire.Co
 	if space == recovery.AppData {
 		newest := int64(pn) > c.largestPN
 		c.largestPN = max(c.largestPN, int64(pn))
-		if src.remote != c.path.remote {
-			c.onOtherAddress(src, f.nonProbing && newest)
+		if !c.cameOn(&c.path, src) {
+			c.onOtherAddress(src, dst, f.nonProbing && newest)
+		}
+		if newest {
+			c.heardOn = dst
 		}
 	}
 }
@@ -374,6 +409,7 @@ func (c *Conn) keepEarly(b []byte, src *packetSource) {
 	}
 	if len(c.early) >= maxEarlyPackets || held > maxEarlyBytes || c.tls != nil && c.app.rx != nil {
 		c.ep.stats.DropNoKeys.Add(1)
+		c.trace.Dropped(c.now(), len(b), "no-keys")
 		return
 	}
 	c.early = append(c.early, earlyPacket{append([]byte(nil), b...), src.remote, src.local, src.ifIndex, src.ecn})

@@ -30,6 +30,9 @@ type outBatch struct {
 	path    uint8
 	ecn     uint8
 	sent    int // bytes the socket has taken
+	// bulk: the last packet was full of one stream's bytes. As nothing else happens
+	// to the connection meanwhile, there is still nothing else to send.
+	bulk bool
 	// scratch space of packet building
 	front []byte
 	msg   udp.SendMsg // here because a local one would escape through the interface
@@ -79,7 +82,7 @@ func (c *Conn) flush() {
 	if !c.dirty {
 		return
 	}
-	c.dirty = false
+	c.dirty, c.late = false, false
 	if c.state >= stateClosing {
 		return
 	}
@@ -93,6 +96,9 @@ func (c *Conn) flush() {
 	}
 	if c.state < stateClosing {
 		c.loss.SetAppLimited(c.blocked == nil && !c.wantsApp())
+		if c.trace != nil {
+			c.traceMetrics()
+		}
 		c.setTimer()
 	}
 }
@@ -131,6 +137,9 @@ func (c *Conn) sendApp() {
 	maxSegments := c.maxSegments()
 	c.sendPathFrames()
 	c.sendMTUProbe()
+	if !c.appDue() && !c.ackDue(recovery.AppData) {
+		return
+	}
 	for c.state < stateClosing && c.blocked == nil {
 		b := newBatch()
 		more := c.fillBatch(b, maxSegments)
@@ -291,7 +300,7 @@ func (c *Conn) sendDatagram(p *path, b []byte) {
 // sendPathFrames sends PATH_CHALLENGE and PATH_RESPONSE, in datagrams of their
 // own, on the path they belong to.
 func (c *Conn) sendPathFrames() {
-	for _, p := range [...]*path{&c.path, c.prev} {
+	for _, p := range c.eachPath() {
 		if p == nil || !p.needChallenge && !p.needResponse {
 			continue
 		}
@@ -316,14 +325,15 @@ func (c *Conn) sendPathFrames() {
 // this size." The same holds for PATH_RESPONSE (Section 8.2.2).
 func (c *Conn) sendProbing(p *path, frames []byte) {
 	size := min(minDatagram, p.amplificationCredit())
-	room := size - 1 - c.dst().Len() - 4 - 16
-	if room < len(frames) {
+	dst, ok := c.dstOf(p)
+	room := size - 1 - dst.Len() - 4 - 16
+	if !ok || room < len(frames) {
 		return
 	}
 	if size >= minDatagram {
 		frames = wire.AppendPadding(frames, room-len(frames))
 	}
-	if b := c.sealSmall(make([]byte, 0, minDatagram), LevelApp, frames); b != nil {
+	if b := c.sealOn(p, make([]byte, 0, minDatagram), LevelApp, frames, true); b != nil {
 		p.onSent(len(b))
 		c.sendDatagram(p, b)
 	}
@@ -331,9 +341,14 @@ func (c *Conn) sendProbing(p *path, frames []byte) {
 
 // answerProbe answers a PATH_CHALLENGE that came from an address in no use.
 func (c *Conn) answerProbe(src *packetSource, data [8]byte) {
-	var p path
-	p.init(c.path.id, src.remote, src.local, src.ifIndex, c.cfg)
-	p.received = uint64(src.size)
+	seq, ok := c.seqFor(src)
+	if !ok {
+		// RFC 9000, Section 9.5: "An endpoint that exhausts available connection IDs
+		// cannot probe new paths or initiate migration, nor can it respond to probes or
+		// attempts by its peer to migrate."
+		return
+	}
+	p := path{id: c.path.id + 1, peerSeq: seq, remote: src.remote, local: src.local, ifIndex: src.ifIndex, received: uint64(src.size)}
 	c.sendProbing(&p, wire.AppendPathResponse(nil, data))
 	src.replied = int(p.sent)
 }

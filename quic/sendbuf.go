@@ -112,6 +112,12 @@ func (b *sendBuf) grow(c *chunk, n int) {
 
 // find returns the chunk that holds off, which must lie in [start, end).
 func (b *sendBuf) find(off uint64) *chunk {
+	// What was never sent lies in the last few.
+	for i := len(b.chunks) - 1; i >= max(0, len(b.chunks)-6); i-- {
+		if b.chunks[i].off <= off {
+			return b.chunks[i]
+		}
+	}
 	i, _ := slices.BinarySearchFunc(b.chunks, off, func(c *chunk, off uint64) int {
 		if c.end() <= off {
 			return -1

@@ -34,7 +34,9 @@ type Stream struct {
 	queued bool // in conn.sendQueue
 	ctrl   bool // in conn.ctrlQueue
 	waits  bool // in conn.waiting
-	gone   bool // no longer in conn.streams
+	// in conn.toWake, for the reader, the writer or both
+	wakeRead, wakeWrite bool
+	gone                bool // no longer in conn.streams
 }
 
 // A recvHalf is the receiving part of a stream (RFC 9000, Section 3.2).
@@ -125,7 +127,7 @@ func (s *Stream) Read(p []byte) (int, error) {
 			n = s.rcv.buf.copyOut(&c.acct, p)
 			s.credit(n)
 		}
-		c.unlock()
+		c.unlockQuiet()
 		if n > 0 || err != nil || len(p) == 0 {
 			return n, err
 		}
@@ -134,9 +136,13 @@ func (s *Stream) Read(p []byte) (int, error) {
 }
 
 func (s *Stream) waitRead() {
+	passed := s.rdeadline.wait()
+	if passed == nil && s.conn.waitInPlace(&s.rgate) {
+		return
+	}
 	select {
-	case <-s.rgate:
-	case <-s.rdeadline.wait():
+	case <-s.rgate.ch:
+	case <-passed:
 	}
 }
 
@@ -182,8 +188,8 @@ func (s *Stream) credit(n int) {
 	if r.buf.hasFin || r.reset || r.stopped {
 		return
 	}
-	if w := r.rate.grown(c.now(), c.path.rtt.Min(), uint64(n), r.window); w > r.window && c.mayGrow() {
-		r.window = max(r.window, min(w, uint64(c.cfg.maxStreamWindow())))
+	if w := r.rate.grow(c.now(), c.path.rtt.Min(), uint64(n), r.window, uint64(c.cfg.maxStreamWindow())); c.mayGrow() {
+		r.window = w
 	}
 	left := r.max - r.buf.read
 	if left > r.window/2 {
@@ -226,7 +232,7 @@ func (s *Stream) Write(p []byte) (int, error) {
 
 func (s *Stream) waitWrite() {
 	select {
-	case <-s.wgate:
+	case <-s.wgate.ch:
 	case <-s.wdeadline.wait():
 	}
 }
@@ -357,7 +363,7 @@ func (s *Stream) Flush(ctx context.Context) error {
 			return err
 		}
 		select {
-		case <-s.wgate:
+		case <-s.wgate.ch:
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}

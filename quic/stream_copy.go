@@ -2,8 +2,10 @@ package quic
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"syscall"
 )
@@ -33,6 +35,21 @@ func (s *Stream) SendAll(r io.Reader) (int64, error) {
 		return n, err
 	}
 	return n, s.CloseWrite()
+}
+
+// SendFile sends n bytes of f from off on and leaves f's own offset alone. Every
+// byte is read once, into the chunk that it is sealed from, also when it has to
+// be sent again: f may change meanwhile, what was sent at an offset does not. A
+// file that ends before is reported as io.ErrUnexpectedEOF.
+func (s *Stream) SendFile(f *os.File, off, n int64) (int64, error) {
+	if off < 0 || n < 0 {
+		return 0, fmt.Errorf("quic: send %d bytes of %s from %d: negative", n, f.Name(), off)
+	}
+	sent, err := s.readFrom(io.NewSectionReader(f, off, n), false)
+	if err == nil && sent < n {
+		err = fmt.Errorf("quic: send %s: it ends at %d, %d bytes short: %w", f.Name(), off+sent, n-sent, io.ErrUnexpectedEOF)
+	}
+	return sent, err
 }
 
 func (s *Stream) readFrom(r io.Reader, closing bool) (int64, error) {
@@ -69,7 +86,7 @@ func (s *Stream) awaitRoom() error {
 		err := s.writeErr()
 		ok := s.room() > 0
 		s.snd.waiter = err == nil && !ok
-		c.unlock()
+		c.unlockQuiet()
 		if err != nil || ok {
 			return err
 		}
@@ -91,7 +108,7 @@ func (s *Stream) fillChunk(r io.Reader, closing bool) (int, error) {
 	k.filling = true
 	room := k.room()
 	room = room[:min(len(room), c.batchPayload(s.id, b.end))]
-	c.unlock()
+	c.unlockQuiet()
 
 	n, err := r.Read(room)
 	if n < 0 || n > len(room) {
@@ -163,9 +180,7 @@ func (s *Stream) WriteTo(w io.Writer) (int64, error) {
 		if err != nil {
 			return total, err
 		}
-		if n == 0 {
-			s.waitRead()
-		}
+		s.waitRead()
 	}
 }
 
@@ -178,23 +193,31 @@ type viewList struct {
 
 var viewLists = sync.Pool{New: func() any { return new(viewList) }}
 
-// passOn writes what there is to read to w and gives the peer credit for it.
-// It returns 0 and nil when there is nothing, io.EOF at the end of the stream.
-func (s *Stream) passOn(w io.Writer) (int64, error) {
+// passOn writes to w what there is to read, until there is no more, and gives
+// the peer credit for it. It returns io.EOF at the end of the stream.
+func (s *Stream) passOn(w io.Writer) (total int64, err error) {
 	l := viewLists.Get().(*viewList)
 	defer viewLists.Put(l)
 	views, err := s.takeViews(l.store[:0])
-	if err != nil || len(views) == 0 {
-		return 0, err
+	for err == nil && len(views) > 0 {
+		var n int64
+		n, err = l.write(w, views)
+		total += n
+		clear(views)
+		l.bufs = nil
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF // the writer's: not the end of the stream
+		}
+		if err == nil && s.rdeadline.passed() {
+			err = errDeadline
+		}
+		if err != nil {
+			s.returnViews(n)
+			return total, err
+		}
+		views, err = s.nextViews(n, l.store[:0])
 	}
-	n, err := l.write(w, views)
-	s.returnViews(n)
-	clear(views)
-	l.bufs = nil
-	if err == io.EOF {
-		err = io.ErrUnexpectedEOF // the writer's: not the end of the stream
-	}
-	return n, err
+	return total, err
 }
 
 type buffersWriter interface {
@@ -224,9 +247,33 @@ func (l *viewList) write(w io.Writer, views [][]byte) (int64, error) {
 }
 
 func (s *Stream) takeViews(dst [][]byte) ([][]byte, error) {
+	s.conn.lock()
+	defer s.conn.unlock()
+	return s.views(dst)
+}
+
+// returnViews ends the use of views; n bytes of them were taken.
+func (s *Stream) returnViews(n int64) {
+	s.conn.lock()
+	defer s.conn.unlock()
+	s.viewed(n)
+}
+
+// nextViews is returnViews and takeViews at once. It returns none while the
+// socket's reader is still at it: that wakes us when there is enough.
+func (s *Stream) nextViews(n int64, dst [][]byte) ([][]byte, error) {
 	c := s.conn
 	c.lock()
-	defer c.unlock()
+	defer c.unlockQuiet()
+	s.viewed(n)
+	if c.late && s.wakeRead {
+		return nil, nil
+	}
+	return s.views(dst)
+}
+
+// views starts the use of views, outside the lock.
+func (s *Stream) views(dst [][]byte) ([][]byte, error) {
 	if err := s.readErr(); err != nil {
 		return nil, err
 	}
@@ -235,11 +282,9 @@ func (s *Stream) takeViews(dst [][]byte) ([][]byte, error) {
 	return views, nil
 }
 
-// returnViews ends the use of views; n bytes of them were taken.
-func (s *Stream) returnViews(n int64) {
+// viewed ends the use of views.
+func (s *Stream) viewed(n int64) {
 	c := s.conn
-	c.lock()
-	defer c.unlock()
 	b := &s.rcv.buf
 	b.viewing = false
 	if b.dropped {

@@ -100,14 +100,14 @@ func (c *Conn) open(ctx context.Context, kind int) (*Stream, error) {
 			if t.next[kind] < t.max[kind] {
 				t.opening[kind].open() // pass it on: one wake-up may admit several
 			}
-			c.unlock()
+			c.unlockQuiet()
 			return s, nil
 		}
 		t.blocked[kind] = c.haveParams
 		c.dirty = true
 		c.unlock()
 		select {
-		case <-t.opening[kind]:
+		case <-t.opening[kind].ch:
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
@@ -131,24 +131,41 @@ func (c *Conn) acceptKind(ctx context.Context, kind int) (*Stream, error) {
 			if len(*q) > 0 {
 				c.streams.accept[kind].open()
 			}
-			c.unlock()
+			c.unlockQuiet()
 			return s, nil
 		}
 		err := c.closeErr()
 		if err != nil {
 			c.streams.accept[kind].open() // for the next waiter
 		}
-		g := c.streams.accept[kind]
-		c.unlock()
+		g := &c.streams.accept[kind]
+		c.unlockQuiet()
 		if err != nil {
 			return nil, err
 		}
+		if c.acceptInPlace(ctx, g) {
+			continue
+		}
 		select {
-		case <-g:
+		case <-g.ch:
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
 	}
+}
+
+// acceptInPlace is waitInPlace for a wait that ctx may end.
+func (c *Conn) acceptInPlace(ctx context.Context, g *gate) bool {
+	if ctx.Err() != nil {
+		return false
+	}
+	if ctx.Done() != nil {
+		if st := c.shard.seat.Load(); st == nil || st.state.Load() != seatEmpty {
+			return false
+		}
+		defer context.AfterFunc(ctx, g.open)()
+	}
+	return c.waitInPlace(g)
 }
 
 // streamFor finds the stream that a frame names, opening it and all below it
@@ -272,7 +289,8 @@ func (c *Conn) onStream(f wire.StreamFrame) error {
 			return err
 		}
 		if r.buf.end > was {
-			s.rgate.open()
+			c.turns.fresh = true
+			c.wakeReader(s)
 		}
 	} else if err := c.onData(s, end); err != nil {
 		return err
@@ -283,7 +301,7 @@ func (c *Conn) onStream(f wire.StreamFrame) error {
 	}
 	if f.Fin {
 		r.buf.hasFin, r.buf.final = true, end
-		s.rgate.open()
+		c.wakeReader(s)
 		if r.stopped {
 			s.readDone()
 		}

@@ -943,3 +943,17 @@ func (tc *testConn) write(s *Stream, b []byte) {
 	}
 	synctest.Wait()
 }
+
+// spareID is the nth connection ID that giveIDs gives.
+func (tc *testConn) spareID(n int) wire.ConnID {
+	return connID(fmt.Sprintf("%0*d", tc.peerID.Len(), n))
+}
+
+// giveIDs gives the Conn n more connection IDs, 1 to n.
+func (tc *testConn) giveIDs(n int) {
+	tc.Helper()
+	for i := 1; i <= n; i++ {
+		tc.send(wire.Packet1RTT, wire.AppendNewConnectionID(nil, uint64(i), 0, tc.spareID(i), [16]byte{9, byte(i)}))
+	}
+	tc.settle()
+}

@@ -39,8 +39,16 @@ func (c *Conn) deadline() time.Time {
 	if k := c.cfg.KeepAlive; k > 0 && c.confirmed {
 		earliest(c.keepAliveAt(k))
 	}
-	if c.path.challenging {
-		earliest(c.path.challengeSent.Add(c.path.rtt.PTO(c.maxAckDelay())))
+	if c.mayRest() {
+		earliest(c.lastHeard.Add(restAfter))
+	}
+	if c.app.due() {
+		earliest(c.now().Add(timerGranularity))
+	}
+	for _, p := range c.eachPath() {
+		if p != nil && p.challenging {
+			earliest(p.challengeSent.Add(p.rtt.PTO(c.maxAckDelay())))
+		}
 	}
 	return t
 }
@@ -168,7 +176,19 @@ func (c *Conn) onTimer() {
 	if !c.pacedUntil.IsZero() && !now.Before(c.pacedUntil) {
 		c.pacedUntil = zeroTime
 	}
+	if c.mayRest() && !now.Before(c.lastHeard.Add(restAfter)) {
+		c.rest()
+	}
+	if c.app.due() {
+		if err := c.app.prepare(); err != nil {
+			_ = c.fail(InternalError, 0, "key update")
+			return
+		}
+	}
 	c.checkChallenge()
+	if c.ackDue(recovery.AppData) {
+		c.turns.score = 0 // the answer did not come
+	}
 	c.dirty = true
 }
 

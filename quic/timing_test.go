@@ -71,7 +71,10 @@ func TestPTOAndBackoff(t *testing.T) {
 			start, at = time.Now(), pto<<(i+1)
 		}
 		tc.ack(wire.Packet1RTT)
-		if n := tc.conn.loss.PTOCount(); n != 0 {
+		tc.conn.lock()
+		n := tc.conn.loss.PTOCount()
+		tc.conn.unlock()
+		if n != 0 {
 			t.Errorf("PTO count %d after an acknowledgment", n)
 		}
 		tc.wait(5 * time.Second)

@@ -7,7 +7,7 @@ import (
 	"net"
 	"time"
 
-	"github.com/quic-fsgw/quic-fsgw/backend"
+	"github.com/quic-fsgw/quic-fsgw/internal/backend"
 	"github.com/quic-fsgw/quic-fsgw/internal/tcpio"
 )
 
@@ -29,6 +29,7 @@ type BackendsConfig struct {
 	Policy      Policy             // default Failover
 	DialTimeout time.Duration      // for each backend: default 5 s
 	Cooldown    time.Duration      // how long a failed backend is tried last: see backend.Config
+	MaxConns    int                // sessions on one backend at a time; 0: no bound
 	Proxy       bool               // probes begin with a PROXY protocol header, as the backends expect it
 	Changed     func(BackendState) // called when a backend fails or works again; nil: nobody
 }
@@ -43,7 +44,7 @@ type Backends struct {
 
 // NewBackends checks cfg and fills in its defaults.
 func NewBackends(cfg BackendsConfig) (*Backends, error) {
-	set, err := backend.NewSet(backend.Config{Addrs: cfg.Addrs, Policy: cfg.Policy, Cooldown: cfg.Cooldown, Changed: cfg.Changed})
+	set, err := backend.NewSet(backend.Config{Addrs: cfg.Addrs, Policy: cfg.Policy, Cooldown: cfg.Cooldown, MaxConns: cfg.MaxConns, Changed: cfg.Changed})
 	if err != nil {
 		return nil, fmt.Errorf("smb: %w", err)
 	}

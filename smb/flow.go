@@ -39,6 +39,7 @@ const (
 	waitSource    waitState = iota // the next bytes, between messages
 	waitSourceMid                  // the next bytes of a message begun
 	waitSink                       // the other side taking bytes
+	waitPaced                      // a limit on bytes or messages in time
 	waitDone                       // the copy has ended
 )
 
@@ -49,6 +50,22 @@ type flow struct {
 	bytes atomic.Int64
 	state atomic.Uint32
 	since atomic.Int64 // unix nanoseconds of the last change of state
+
+	meter   func(bytes, messages int) error // nil: no limits
+	metered int64                           // messages that meter has been told of
+	paced   error                           // by meter
+}
+
+// pace tells the meter of n bytes and waits until more may be moved.
+func (f *flow) pace(n int64) error {
+	if f.meter == nil || n == 0 {
+		return nil
+	}
+	f.begin(waitPaced)
+	messages := f.in.Messages() - f.metered
+	f.metered += messages
+	f.paced = f.meter(int(n), int(messages))
+	return f.paced
 }
 
 func (f *flow) begin(w waitState) {
@@ -87,6 +104,9 @@ func (w *inspectingWriter) Write(b []byte) (int, error) {
 			w.failed = err
 			return k, err
 		}
+		if err := w.flow.pace(int64(k)); err != nil {
+			return k, err
+		}
 	}
 	w.refused = refused
 	w.flow.wantSource()
@@ -120,8 +140,9 @@ func (w *inspectingWriter) writev(bufs *net.Buffers) (int64, error) {
 		w.failed = err
 		return k, err
 	}
+	err = w.flow.pace(k)
 	w.flow.wantSource()
-	return k, nil
+	return k, err
 }
 
 // inspectingReader hands out the backend's bytes after a look at them. Between
@@ -151,6 +172,10 @@ func (r *inspectingReader) Read(b []byte) (int, error) {
 		r.refused = refused
 		return ok, refused
 	}
+	if r.flow.pace(int64(n)) != nil {
+		return 0, r.flow.paced
+	}
+	r.flow.begin(waitSink)
 	return n, err
 }
 

@@ -83,6 +83,9 @@ func NewInspector(dir Direction, maxMessage int) *Inspector {
 	return &Inspector{dir: dir, max: uint32(maxMessage)}
 }
 
+// limit lowers the longest message let through from the next one on.
+func (in *Inspector) limit(n uint64) { in.max = uint32(min(uint64(in.max), n)) }
+
 // Messages is the number of messages that have begun with an acceptable header.
 func (in *Inspector) Messages() int64 { return in.messages }
 
@@ -179,7 +182,7 @@ func (in *Inspector) preamble() error {
 	in.left = in.length - protocolIDLen
 	in.messages++
 	if in.walk != nil {
-		in.walk.begin(in.length, id)
+		return in.walk.begin(in.length, id)
 	}
 	return nil
 }

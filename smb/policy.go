@@ -3,6 +3,7 @@ package smb
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"unicode/utf16"
@@ -17,6 +18,8 @@ import (
 // that breaks a rule therefore ends the session.
 type policy struct {
 	allowPipes bool
+	encrypted  bool            // nothing but negotiation and logon may pass in the clear
+	seen       []string        // shares connected to, the first maxSeen
 	shares     map[string]bool // lower case; nil: all
 	throttle   *LogonThrottle
 
@@ -40,8 +43,11 @@ type treeKey struct {
 // clients at a few hundred shares a session.
 const maxTrees = 4096
 
+// maxSeen bounds the shares that a log line names.
+const maxSeen = 16
+
 func newPolicy(o *Options) *policy {
-	p := &policy{allowPipes: o.AllowNamedPipes, throttle: o.Logons}
+	p := &policy{allowPipes: o.AllowNamedPipes, encrypted: o.Protection == ProtectEncryption, throttle: o.Logons}
 	if len(o.Shares) > 0 {
 		p.shares = make(map[string]bool, len(o.Shares))
 		for _, s := range o.Shares {
@@ -56,12 +62,12 @@ func (p *policy) watchesTrees() bool { return !p.allowPipes || p.shares != nil }
 
 // requests returns the walker for the client's messages, nil if no rule needs it.
 func (p *policy) requests() *walker {
-	if !p.watchesTrees() {
+	if !p.watchesTrees() && !p.encrypted {
 		return nil
 	}
 	p.pending = make(map[uint64]pendingTree)
 	p.trees = make(map[treeKey]bool)
-	return &walker{want: wantRequest, see: p.request}
+	return &walker{want: wantRequest, see: p.request, opaque: p.opaque}
 }
 
 // responses returns the walker for the backend's messages. failed is called for
@@ -107,11 +113,22 @@ func (p *policy) request(h header, b []byte) error {
 	if h.flags&flagResponse != 0 {
 		return &reasonError{ReasonClientFraming, fmt.Errorf("smb: the client sent a response (command %d)", h.command)}
 	}
+	if p.encrypted && h.command != cmdNegotiate && h.command != cmdSessionSetup {
+		return &reasonError{ReasonProtection, fmt.Errorf("smb: the client sent command %d in the clear, and protection is encryption", h.command)}
+	}
 	switch h.command {
 	case cmdTreeConnect:
 		return p.treeConnect(h, b)
 	case cmdCreate:
 		return p.create(h)
+	}
+	return nil
+}
+
+// opaque judges a message that cannot be seen into, by its protocol id.
+func (p *policy) opaque(id byte) error {
+	if p.encrypted && id == protocolCompressed {
+		return &reasonError{ReasonProtection, fmt.Errorf("smb: the client sent a compressed message in the clear, and protection is encryption")}
 	}
 	return nil
 }
@@ -129,6 +146,9 @@ func (p *policy) treeConnect(h header, b []byte) error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if len(p.seen) < maxSeen && !slices.Contains(p.seen, share) {
+		p.seen = append(p.seen, share)
+	}
 	if len(p.pending)+len(p.trees) >= maxTrees {
 		return &reasonError{ReasonShare, fmt.Errorf("smb: over %d trees in one session", maxTrees)}
 	}

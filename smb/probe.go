@@ -10,7 +10,7 @@ import (
 	"net"
 	"time"
 
-	"github.com/quic-fsgw/quic-fsgw/backend"
+	"github.com/quic-fsgw/quic-fsgw/internal/backend"
 )
 
 // ProbeConfig says how far a probe goes.

@@ -50,6 +50,8 @@ const (
 	ReasonNamedPipe
 	ReasonShare
 	ReasonLogons
+	ReasonProtection
+	ReasonBackendLimit
 	ReasonBackendUnreachable
 	ReasonBackendReset
 	ReasonBackendTruncated
@@ -86,6 +88,8 @@ var reasons = [numReasons]ReasonInfo{
 	{ReasonNamedPipe, "named_pipe", SideClient, CodePolicy, "a named pipe was opened where named_pipes is deny"},
 	{ReasonShare, "share", SideClient, CodePolicy, "a share outside the route's shares was connected"},
 	{ReasonLogons, "logons", SideClient, CodePolicy, "too many refused logons are waiting for their delay"},
+	{ReasonProtection, "protection", SideGateway, CodePolicy, "less signing or encryption than protection asks for"},
+	{ReasonBackendLimit, "backend_limit", SideGateway, CodeBackendUnreachable, "the backends have as many connections as limits.connections lets them have"},
 	{ReasonBackendUnreachable, "backend_unreachable", SideBackend, CodeBackendUnreachable, "no backend could be dialed and answered NEGOTIATE in time"},
 	{ReasonBackendReset, "backend_reset", SideBackend, CodeBackendLost, "the connection to the backend broke"},
 	{ReasonBackendTruncated, "backend_truncated", SideBackend, CodeBackendLost, "the backend ended its side inside a message"},

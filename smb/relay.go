@@ -10,6 +10,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"github.com/quic-fsgw/quic-fsgw/internal/backend"
 )
 
 // A session goes through these steps, in the order of this file:
@@ -27,6 +29,7 @@ import (
 // Options of a relay. The zero value is usable and strict.
 type Options struct {
 	MaxMessage      int            // longest SMB2 message, bytes: 0 is MaxMessage
+	Protection      Protection     // refuse what is less protected
 	MinDialect      Dialect        // refuse sessions below it; 0: none
 	AllowNamedPipes bool           // let named pipes be opened where the traffic can be seen
 	Shares          []string       // the only shares that may be connected where the traffic can be seen; empty: all. IPC$ is always among them
@@ -37,6 +40,11 @@ type Options struct {
 	StallTimeout     time.Duration // a side that takes no bytes is given up after it: default 15 min, < 0: never
 	HalfCloseTimeout time.Duration // a backend gets it to answer what a client asked before it ended its side, from the last answered byte: default 30 s
 	IdleTimeout      time.Duration // a session without a byte ends after it; 0: never, since clients hold files open for days. The transports find peers that are gone
+
+	// Meter, if it is not nil, is called with each piece of bytes moved on a
+	// session, and how many messages began in it. It returns when the next piece may
+	// be moved; an error ends the session.
+	Meter func(ctx context.Context, backend string, bytes, messages int) error
 
 	ProxyHeader []byte // sent to a backend before anything else; nil: nothing
 
@@ -68,8 +76,9 @@ func (o Options) withDefaults() Options {
 // Result of a session.
 type Result struct {
 	Reason       Reason
-	Err          error  // what Reason sums up; nil for an orderly end
-	Backend      string // address; "" if none was reached
+	Err          error    // what Reason sums up; nil for an orderly end
+	Backend      string   // address; "" if none was reached
+	Shares       []string // connected to where that could be seen, in lower case, the first 16
 	Request      NegotiateRequest
 	Response     NegotiateResponse
 	UpBytes      int64 // client to backend, frame headers included
@@ -95,20 +104,29 @@ func (r *Relay) Serve(ctx context.Context, stream net.Conn, key string) Result {
 	res := s.serve(ctx, func(ctx context.Context, answer func(context.Context, net.Conn) error) (net.Conn, string, error) {
 		var conn net.Conn
 		addr, err := r.Backends.Each(ctx, key, func(ctx context.Context, addr string) (err error) {
-			if conn, err = r.Backends.dial(ctx, addr, r.Options.ProxyHeader); err != nil {
+			if err = r.Backends.Acquire(addr); err != nil {
 				return err
 			}
-			if err = answer(ctx, conn); err != nil {
-				conn.Close()
+			if conn, err = r.Backends.dial(ctx, addr, r.Options.ProxyHeader); err == nil {
+				if err = answer(ctx, conn); err != nil {
+					conn.Close()
+				}
+			}
+			if err != nil {
+				r.Backends.Release(addr)
 			}
 			return err
 		})
+		if errors.Is(err, backend.ErrNotTried) {
+			return nil, "", &reasonError{ReasonBackendLimit, fmt.Errorf("smb: %w", err)}
+		}
 		if err != nil {
 			return nil, "", fmt.Errorf("smb: %w", err)
 		}
 		return conn, addr, nil
 	})
 	if res.Backend != "" {
+		r.Backends.Release(res.Backend)
 		r.Backends.Touch(key, res.Backend, time.Now())
 	}
 	return res
@@ -166,13 +184,17 @@ func (s *session) serve(ctx context.Context, connect connectFunc) Result {
 		}
 		s.end(reason, err)
 	} else {
+		if s.opts.Meter != nil {
+			meter := func(bytes, messages int) error { return s.opts.Meter(ctx, res.Backend, bytes, messages) }
+			s.up.meter, s.down.meter = meter, meter
+		}
 		s.relay(ctx)
 	}
 	s.close()
 	res.Reason, res.Err = s.reason, s.err
 	res.UpBytes, res.DownBytes = s.up.bytes.Load(), s.down.bytes.Load()
 	res.UpMessages, res.DownMessages = s.up.in.Messages(), s.down.in.Messages()
-	res.Duration = time.Since(s.start)
+	res.Duration, res.Shares = time.Since(s.start), s.policy.seen
 	s.log(ctx, &res)
 	return res
 }
@@ -202,11 +224,15 @@ func (s *session) open(ctx context.Context, connect connectFunc, res *Result) er
 	if d := res.Response.Dialect; res.Response.Status == 0 && d < s.opts.MinDialect {
 		return &reasonError{ReasonDialect, fmt.Errorf("smb: the backend chose %s, the route wants %s or higher", d, s.opts.MinDialect)}
 	}
+	if err := s.opts.Protection.check(&res.Response); err != nil {
+		return err
+	}
 	if res.Response.TransportSecurity {
 		// The client would now send in the clear what only QUIC protects, and the
 		// gateway would put it on the network behind it.
 		return &reasonError{ReasonTransportSecurity, errors.New("smb: the backend accepted transport-level security on TCP (let it ask for SMB encryption instead)")}
 	}
+	s.capLengths(&res.Response)
 	err = withDeadline(ctx, s.stream, s.opts.NegotiateTimeout, func() error {
 		n, err := s.stream.Write(answer)
 		s.down.bytes.Add(int64(n))
@@ -216,6 +242,20 @@ func (s *session) open(ctx context.Context, connect connectFunc, res *Result) er
 		return &reasonError{reasonOf(err, ReasonClientReset), fmt.Errorf("smb: passing on the answer to NEGOTIATE: %w", err)}
 	}
 	return nil
+}
+
+// lengthSlack is what a message may have beyond the largest transfer: headers,
+// a compound's other members.
+const lengthSlack = 64 << 10
+
+// capLengths bounds messages by what was negotiated, where that is less than MaxMessage.
+func (s *session) capLengths(r *NegotiateResponse) {
+	if r.Status != 0 {
+		return
+	}
+	most := uint64(max(r.MaxTransact, r.MaxRead, r.MaxWrite)) + lengthSlack
+	s.up.in.limit(most)
+	s.down.in.limit(most)
 }
 
 // ask sends the client's NEGOTIATE to a backend and reads the answer. The
@@ -308,6 +348,8 @@ func (s *session) copyUp() {
 	switch {
 	case w.refused != nil:
 		s.stop(reasonOf(w.refused, ReasonClientFraming), w.refused)
+	case s.up.paced != nil:
+		s.stop(ReasonShutdown, s.up.paced)
 	case w.failed != nil:
 		s.stop(ReasonBackendReset, fmt.Errorf("smb: writing to the backend: %w", w.failed))
 	case err != nil:
@@ -331,6 +373,8 @@ func (s *session) copyDown() {
 	switch {
 	case r.refused != nil:
 		s.stop(reasonOf(r.refused, ReasonBackendFraming), r.refused)
+	case s.down.paced != nil:
+		s.stop(ReasonShutdown, s.down.paced)
 	case r.failed != nil:
 		s.stop(ReasonBackendReset, fmt.Errorf("smb: reading from the backend: %w", r.failed))
 	case err != nil:
@@ -409,6 +453,9 @@ func (s *session) log(ctx context.Context, res *Result) {
 	}
 	if res.Request.NetName != "" {
 		attrs = append(attrs, slog.String("netname", fmt.Sprintf("%q", res.Request.NetName)))
+	}
+	if len(res.Shares) > 0 {
+		attrs = append(attrs, slog.Any("shares", res.Shares))
 	}
 	if res.Err != nil {
 		attrs = append(attrs, slog.String("error", res.Err.Error()))

@@ -56,6 +56,9 @@ type walker struct {
 	// see gets an element's header and its first octets, at most what want said.
 	see func(h header, b []byte) error
 
+	// opaque judges a message that is not plain by its protocol id; nil: all pass.
+	opaque func(id byte) error
+
 	length  uint32 // of the message
 	off     uint32 // position in it of the next octet
 	elem    uint32 // where the current element starts
@@ -64,13 +67,18 @@ type walker struct {
 }
 
 // begin starts a message of which the protocol id has been read.
-func (w *walker) begin(length uint32, id []byte) {
+func (w *walker) begin(length uint32, id []byte) error {
 	w.length, w.off, w.elem, w.need = length, protocolIDLen, 0, 0
 	w.scratch = w.scratch[:0]
 	if id[0] == protocolPlain {
 		w.need = headerLen
 		w.scratch = append(w.scratch, id...)
+		return nil
 	}
+	if w.opaque != nil {
+		return w.opaque(id[0])
+	}
+	return nil
 }
 
 // data takes the next octets of the message.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"sync"
 	"time"
@@ -60,8 +61,10 @@ type ClientStats struct {
 	Ignored uint64
 	// Attached counts helpers, Lost those that went away on their own.
 	Attached, Lost uint64
-	InFlight       int // begun and not done
-	Queued         int // bytes waiting for the helper
+	// Outcomes counts the ends of handshakes by Reason.
+	Outcomes map[Reason]uint64
+	InFlight int // begun and not done
+	Queued   int // bytes waiting for the helper
 }
 
 // clientConn is one helper, from Attach until it is lost.
@@ -211,6 +214,7 @@ func (c *Client) Stats() ClientStats {
 	defer c.mu.Unlock()
 	st := c.stats
 	st.Queued = c.queued
+	st.Outcomes = maps.Clone(c.stats.Outcomes)
 	for _, h := range c.handshakes {
 		if h.phase < phaseDone {
 			st.InFlight++
@@ -267,6 +271,19 @@ func (c *Client) ask(ctx context.Context, typ msgType, b []byte) (message, error
 		return message{}, ErrHelperGone
 	case <-ctx.Done():
 		return message{}, ctx.Err()
+	}
+}
+
+// maxOutcomes is more than there are reasons: a helper that invents some fills
+// no memory.
+const maxOutcomes = 128
+
+func (c *Client) countLocked(r Reason) {
+	if c.stats.Outcomes == nil {
+		c.stats.Outcomes = map[Reason]uint64{}
+	}
+	if _, known := c.stats.Outcomes[r]; known || len(c.stats.Outcomes) < maxOutcomes {
+		c.stats.Outcomes[r]++
 	}
 }
 

@@ -268,6 +268,7 @@ func (c *Client) failLocked(h *Handshake, err *Error) bool {
 	}
 	if h.phase == phaseRunning {
 		c.stats.Failed++
+		c.countLocked(err.Reason)
 	}
 	h.endLocked()
 	h.dropEventsLocked()
@@ -397,6 +398,7 @@ func (h *Handshake) receiveDone(as attributes) *Error {
 	h.timer.Stop()
 	h.phase = phaseDone
 	h.c.stats.Done++
+	h.c.countLocked(ReasonOK)
 	h.events = append(h.events, Event{Kind: EventDone, State: st})
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"sync"
@@ -40,6 +41,29 @@ type Server struct {
 
 type counters struct {
 	started, done, failed, resumed, tickets, reloads, reloadErrors, unknown, refusedPeers, reverified, reverifyRefused atomic.Uint64
+
+	outcomes, ticketRefusals outcomeCounters
+}
+
+// outcomeCounters count by two fixed words.
+type outcomeCounters struct {
+	mu sync.Mutex
+	m  map[string]uint64
+}
+
+func (o *outcomeCounters) add(kind string, r Reason) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.m == nil {
+		o.m = map[string]uint64{}
+	}
+	o.m[kind+" "+string(r)]++
+}
+
+func (o *outcomeCounters) copy() map[string]uint64 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return maps.Clone(o.m)
 }
 
 // ServerStats are a helper's counters since its start.
@@ -59,6 +83,11 @@ type ServerStats struct {
 	// ReverifyRefused those of them that did not pass.
 	Reverified      uint64 `json:"reverified"`
 	ReverifyRefused uint64 `json:"reverify_refused"`
+	// Outcomes counts handshakes by "server" or "client", a space, and Reason.
+	Outcomes map[string]uint64 `json:"outcomes,omitempty"`
+	// TicketRefusals counts tickets that were not good where they were shown, by
+	// "refused", a space, and why.
+	TicketRefusals map[string]uint64 `json:"ticket_refusals,omitempty"`
 
 	InFlight int `json:"in_flight"` // without a verdict
 	Kept     int `json:"kept"`      // with one, but not forgotten
@@ -72,7 +101,7 @@ func NewServer(cfg Config, log *slog.Logger) (*Server, error) {
 	}
 	st, err := loadState(cfg, nil, time.Now())
 	if err != nil {
-		return nil, err
+		return nil, &ConfigError{err}
 	}
 	s := &Server{log: log, sessions: map[*session]struct{}{}}
 	s.ctx, s.stop = context.WithCancel(context.Background())
@@ -158,6 +187,7 @@ func (s *Server) Stats() ServerStats {
 		Tickets: c.tickets.Load(), Reloads: c.reloads.Load(), ReloadErrors: c.reloadErrors.Load(),
 		Unknown: c.unknown.Load(), RefusedPeers: c.refusedPeers.Load(),
 		Reverified: c.reverified.Load(), ReverifyRefused: c.reverifyRefused.Load(),
+		Outcomes: c.outcomes.copy(), TicketRefusals: c.ticketRefusals.copy(),
 		InFlight: int(s.running.Load()), Kept: int(s.kept.Load() - s.running.Load()),
 	}
 }

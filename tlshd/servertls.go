@@ -187,7 +187,24 @@ func (h *serverHandshake) audit(err *Error) {
 	}
 	if h.peer != nil {
 		sum := sha256.Sum256(h.peer.Raw)
-		args = append(args, "peer_subject", printable(h.peer.Subject.String()), "peer_sha256", hex.EncodeToString(sum[:]), "peer_verified", err == nil && len(h.chain) > 0)
+		args = append(args, "peer_subject", printable(h.peer.Subject.String()), "peer_issuer", printable(h.peer.Issuer.String()),
+			"peer_serial", h.peer.SerialNumber.Text(16), "peer_sha256", hex.EncodeToString(sum[:]), "peer_verified", err == nil && len(h.chain) > 0)
+		if n := len(h.chain); err == nil && n > 0 {
+			anchor := sha256.Sum256(h.chain[n-1].Raw)
+			args = append(args, "chain", n, "anchor_sha256", hex.EncodeToString(anchor[:]))
+		}
+	}
+	if h.serverCert != nil && h.serverCert.Leaf != nil {
+		own := sha256.Sum256(h.serverCert.Leaf.Raw)
+		args = append(args, "own_sha256", hex.EncodeToString(own[:]))
+	}
+	outcome := ReasonOK
+	if err != nil {
+		outcome = err.Reason
+	}
+	h.ses.s.count.outcomes.add(role, outcome)
+	if h.refusal != "" {
+		h.ses.s.count.ticketRefusals.add("refused", Reason(h.refusal))
 	}
 	if err == nil {
 		h.ses.s.log.Info("handshake", append(args, "status", StatusOK.String(), "reason", string(ReasonOK))...)

@@ -229,7 +229,10 @@ func (p *Process) configure(ctx context.Context, cfg Config) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return as.str(attrDetail), replyError(as)
+	if err := replyError(as); err != nil {
+		return "", &ConfigError{err}
+	}
+	return as.str(attrDetail), nil
 }
 
 // Stats returns the helper's counters.

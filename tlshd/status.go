@@ -154,3 +154,12 @@ var ErrHelperGone = errors.New("the handshake helper is gone")
 
 // ErrClosed is returned by a Client or Server that was closed.
 var ErrClosed = errors.New("tlshd: closed")
+
+// ConfigError is a configuration that a helper can't use: a file that is not
+// there, a key of another certificate.
+type ConfigError struct{ err error }
+
+func (e *ConfigError) Error() string { return e.err.Error() }
+
+// Unwrap returns what is wrong, where this process has found it itself.
+func (e *ConfigError) Unwrap() error { return e.err }

@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"github.com/quic-fsgw/quic-fsgw/gateway/client"
+	"github.com/quic-fsgw/quic-fsgw/internal/procs"
 )
 
 var connectCommand = command{
@@ -56,6 +57,7 @@ func runConnect(ctx context.Context, io stdio, args []string) error {
 		return fmt.Errorf("connect: %w", err)
 	}
 	fmt.Fprintf(io.err, "%s carries to %s\n", l.Addr(), u)
+	go procs.Fit(ctx)
 	f := &client.Forwarder{Dialer: d, URL: u, Logger: log}
 	return f.Serve(ctx, l)
 }

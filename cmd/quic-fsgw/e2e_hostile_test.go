@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 	"testing"
 	"time"
 
@@ -25,7 +24,7 @@ func hostileSite(t *testing.T) (*gatewayProcess, *countingBackend, peer) {
 	backend := startCounting(t)
 	g := startGateway(t, gatewaySetup{
 		Names: []string{sambatest.Host},
-		Rest: strings.Replace(publicSMB(backend.Addr), "min_dialect", "probe: {interval: 0s}, min_dialect", 1) + fmt.Sprintf("  - name: nfs\n    match: {alpn: sunrpc, server_name: %s}\n    access: public\n    nfs: {backends: [%q], probe: {interval: 0s}}\n",
+		Rest: quietSMB(backend.Addr) + fmt.Sprintf("  - name: nfs\n    match: {alpn: sunrpc, server_name: %s}\n    access: public\n    nfs: {backends: [%q], probe: {interval: 0s}}\n",
 			sambatest.Host, backend.Addr),
 	})
 	return g, backend, peer{ServerName: sambatest.Host, CA: g.Authority.CA}

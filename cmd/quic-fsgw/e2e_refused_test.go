@@ -305,7 +305,7 @@ func TestRefusedBySMBClient(t *testing.T) {
 			a := *ours
 			a.t = t
 			g := startGateway(t, gatewaySetup{Authority: &a, Names: []string{tt.route}, CertNames: []string{tt.cert},
-				Rest: strings.ReplaceAll(publicSMB(backend.Addr), sambatest.Host, tt.route)})
+				Rest: strings.ReplaceAll(quietSMB(backend.Addr), sambatest.Host, tt.route)})
 			target := sambatest.QUIC(g.Port, tt.ca)
 			target.Limit = e2eDeadline
 			mark := g.Log.mark()

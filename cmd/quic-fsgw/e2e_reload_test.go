@@ -5,11 +5,15 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
+	"math/big"
 	"net"
 	"os"
 	"path/filepath"
@@ -298,4 +302,73 @@ func (s *nfsStage) copyBothWays(ctx context.Context, conf *tls.Config, path stri
 		return errors.New("what was read is not what was written")
 	}
 	return f.Remove(ctx, p)
+}
+
+// crl writes a revocation list of the CA's, which revokes the certificates in files.
+func (a *authority) crl(t testing.TB, path string, number int64, files ...string) {
+	t.Helper()
+	pair, err := tls.LoadX509KeyPair(a.CA, filepath.Join(filepath.Dir(a.CA), "ca.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := &x509.RevocationList{Number: big.NewInt(number), ThisUpdate: time.Now(), NextUpdate: time.Now().Add(time.Hour)}
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		block, _ := pem.Decode(b)
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		list.RevokedCertificateEntries = append(list.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: c.SerialNumber, RevocationTime: time.Now()})
+	}
+	issuer := pair.Leaf
+	if len(issuer.SubjectKeyId) == 0 {
+		issuer.SubjectKeyId = []byte{1} // CreateRevocationList wants one; the certificate has none to compare with
+	}
+	der, err := x509.CreateRevocationList(rand.Reader, list, issuer, pair.PrivateKey.(crypto.Signer))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tmp := path + ".new"
+	if err := os.WriteFile(tmp, der, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// HOSTILE 64: a revocation list that grows cuts the client it names, without a
+// reload being asked for, and no other; the client does not come in again.
+func TestRevokedClientIsCut(t *testing.T) {
+	crl := filepath.Join(t.TempDir(), "x.crl")
+	if err := os.WriteFile(crl, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := newNFSStage(t, nfsSetup{exports: ganeshatest.Pseudo})
+	s.Authority.crl(t, crl, 1)
+	s.edit(t, "client_ca:", fmt.Sprintf("crl: [%q]\n  client_ca:", crl))
+	mustCLI(t, time.Minute, nil, "reload", "-c", s.Config)
+	alice, bob := s.idleClient(t, "alice"), s.idleClient(t, "bob")
+	flags := s.trust["bob"]
+	mark := s.Log.mark()
+	s.Authority.crl(t, crl, 2, flags[slices.Index(flags, "--cert")+1])
+	s.Log.wait(t, mark, "the cut", func(l logLine) bool {
+		return strings.Contains(l.Msg, "no longer trusted") && strings.Contains(l.Raw, "revoked_certificate")
+	})
+	_ = bob.SetDeadline(time.Now().Add(e2eDeadline))
+	if n, err := bob.Read(make([]byte, 1)); n != 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("bob's connection was not cut: %d, %v", n, err)
+	}
+	nullCall(t, alice)
+	if r := cli(t, time.Minute, nil, s.as("bob", "ls", s.url(""))...); r.Code != exitRemote {
+		t.Errorf("bob again: exit %d, %q", r.Code, r.Err)
+	}
+	mustCLI(t, time.Minute, nil, s.as("alice", "ls", s.url(""))...)
+	if st := s.Status(); st.Generation != 2 {
+		t.Errorf("configuration %d is in force, want 2: nobody has asked for another", st.Generation)
+	}
 }

@@ -39,6 +39,12 @@ func publicSMB(backend string) string {
 		sambatest.Host, backend)
 }
 
+// quietSMB is publicSMB with a backend that nobody checks: each connection to
+// it is a client's.
+func quietSMB(backend string) string {
+	return strings.Replace(publicSMB(backend), "min_dialect", "probe: {interval: 0s}, min_dialect", 1)
+}
+
 // target is for Samba's clients, with a work directory of its own.
 func (s *smbSite) target(t testing.TB) sambatest.Target {
 	g := sambatest.QUIC(s.Port, s.Authority.CA)

@@ -14,6 +14,7 @@ import (
 	"syscall"
 
 	"github.com/quic-fsgw/quic-fsgw/gateway/client"
+	"github.com/quic-fsgw/quic-fsgw/tlshd"
 )
 
 // Exit statuses.
@@ -104,6 +105,11 @@ func finish(io stdio, err error) int {
 	}
 	var ue *usageError
 	if errors.As(err, &ue) {
+		return exitUsage
+	}
+	// The certificate, key and CA files belong to what the user wrote.
+	var he *tlshd.ConfigError
+	if errors.As(err, &he) {
 		return exitUsage
 	}
 	var ce *client.ConnectError

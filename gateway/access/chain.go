@@ -41,6 +41,9 @@ type Chain struct {
 	SHA256  string // of the leaf, hex, no colons
 	Names   []Name // of the leaf
 
+	leaf            *x509.Certificate
+	subject, issuer dn // of the leaf
+
 	sums [][32]byte // of each certificate
 	dns  [][]dn     // names of issuers at each position
 }
@@ -84,6 +87,7 @@ func ParseChain(chain [][]byte) (*Chain, error) {
 		if i > 0 {
 			continue
 		}
+		c.leaf, c.subject, c.issuer = cert, subject, issuer
 		c.Subject, c.Issuer = subject.String(), issuer.String()
 		c.Serial = cert.SerialNumber.Text(16)
 		c.SHA256 = hex.EncodeToString(c.sums[0][:])

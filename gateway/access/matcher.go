@@ -16,6 +16,7 @@ const (
 	matchSHA256
 	matchSAN
 	matchAny
+	matchTag
 )
 
 // Matcher is one entry of a rule. The zero Matcher matches nothing.
@@ -26,6 +27,7 @@ type Matcher struct {
 	sum    [sha256.Size]byte
 	name   Name // a pattern
 	prefix netip.Prefix
+	tag    *Tag
 }
 
 // String is the entry as the file has it.
@@ -141,6 +143,8 @@ func (m Matcher) match(c *Chain) (position int, ok bool) {
 	switch m.kind {
 	case matchAny:
 		return 0, true
+	case matchTag:
+		return 0, m.tag.Of(c)
 	case matchIssuer:
 		for i, names := range c.dns {
 			for _, d := range names {

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -15,8 +16,9 @@ const publicRule = "public"
 func check(d *decoder, c *Config) {
 	checkListen(d, c)
 	checkTlshd(d, c)
+	checkTags(d, c)
 	for name, r := range c.Access {
-		c.Access[name] = checkRule(d, name, r)
+		c.Access[name] = checkRule(d, c.tags, name, r)
 	}
 	checkRoutes(d, c)
 	checkQUIC(d, &c.QUIC)
@@ -45,7 +47,6 @@ func checkTlshd(d *decoder, c *Config) {
 	if len(t.Certificates) == 0 && t.Mode == "spawn" && len(c.Routes) > 0 {
 		d.errorAt("tlshd.certificates", "quic-fsgw init and quic-fsgw cert make some", "at least one server certificate is needed")
 	}
-	owner := map[string]int{}
 	for i := range t.Certificates {
 		cert, path := &t.Certificates[i], fmt.Sprintf("tlshd.certificates[%d]", i)
 		switch {
@@ -63,16 +64,18 @@ func checkTlshd(d *decoder, c *Config) {
 				d.errorAt(fmt.Sprintf("%s.names[%d]", path, j), "", "%v", err)
 				continue
 			}
-			if first, ok := owner[norm]; ok {
-				d.errorAt(fmt.Sprintf("%s.names[%d]", path, j), "", "certificate %d has the name %s already", first, norm)
+			// Several certificates may have a name, of other kinds of keys: the client
+			// gets the first that it can verify.
+			if slices.Contains(cert.Names[:j], norm) {
+				d.errorAt(fmt.Sprintf("%s.names[%d]", path, j), "", "%s stands there already", norm)
 			}
-			owner[norm], cert.Names[j] = i, norm
+			cert.Names[j] = norm
 		}
 	}
 }
 
 // checkRule compiles an access rule.
-func checkRule(d *decoder, name string, r AccessRule) AccessRule {
+func checkRule(d *decoder, tags []*access.Tag, name string, r AccessRule) AccessRule {
 	path := "access." + name
 	if name == publicRule {
 		d.errorAt(path, "choose another name", "public is built in")
@@ -93,7 +96,7 @@ func checkRule(d *decoder, name string, r AccessRule) AccessRule {
 		d.errorAt(path, "allow: [{any: true}] lets everybody in whom client_ca certifies", "has no allow entry, so nobody could pass")
 	}
 	for i, m := range r.Allow {
-		if am, ok := compileMatcher(d, fmt.Sprintf("%s.allow[%d]", path, i), m); ok {
+		if am, ok := compileMatcher(d, tags, fmt.Sprintf("%s.allow[%d]", path, i), m); ok {
 			r.Rule.Allow = append(r.Rule.Allow, am)
 		}
 	}
@@ -103,14 +106,38 @@ func checkRule(d *decoder, name string, r AccessRule) AccessRule {
 			d.errorAt(p+".any", "", "would refuse everybody")
 			continue
 		}
-		if am, ok := compileMatcher(d, p, m); ok {
+		if am, ok := compileMatcher(d, tags, p, m); ok {
 			r.Rule.Deny = append(r.Rule.Deny, am)
 		}
 	}
 	return r
 }
 
-func compileMatcher(d *decoder, path string, m Matcher) (access.Matcher, bool) {
+// checkTags compiles the tags, in the order of their names.
+func checkTags(d *decoder, c *Config) {
+	for _, name := range slices.Sorted(maps.Keys(c.Tags)) {
+		path := "tags." + name
+		var filters []access.Filter
+		for i, f := range c.Tags[name] {
+			af, err := access.NewFilter(f.Field, f.Match, f.Not)
+			if err != nil {
+				d.errorAt(fmt.Sprintf("%s[%d]", path, i), "", "%v", err)
+				continue
+			}
+			filters = append(filters, af)
+		}
+		t, err := access.NewTag(name, filters)
+		if err != nil {
+			if len(c.Tags[name]) == 0 {
+				d.errorAt(path, `such as [{field: subject.OU, match: "Lab*"}]`, "%v", err)
+			}
+			continue
+		}
+		c.tags = append(c.tags, t)
+	}
+}
+
+func compileMatcher(d *decoder, tags []*access.Tag, path string, m Matcher) (access.Matcher, bool) {
 	var am access.Matcher
 	var err error
 	key, n := "", 0
@@ -126,12 +153,20 @@ func compileMatcher(d *decoder, path string, m Matcher) (access.Matcher, bool) {
 		am, err = access.SAN(m.SAN)
 		key, n = "san", n+1
 	}
+	if m.Tag != "" {
+		key, n = "tag", n+1
+		if i := slices.IndexFunc(tags, func(t *access.Tag) bool { return t.Name() == m.Tag }); i >= 0 {
+			am = access.Tagged(tags[i])
+		} else {
+			err = fmt.Errorf("there is no tag %q", m.Tag)
+		}
+	}
 	if m.Any {
 		am = access.Any()
 		n++
 	}
 	if n != 1 {
-		d.errorAt(path, "", "needs exactly one of issuer, sha256, san and any: true")
+		d.errorAt(path, "", "needs exactly one of issuer, sha256, san, tag and any: true")
 		return am, false
 	}
 	if err != nil {
@@ -161,9 +196,6 @@ func warnUnbuilt(d *decoder, c *Config) {
 	q := &c.QUIC
 	if q.ZeroCopy == "on" {
 		d.warnAt("quic.zerocopy", "", "MSG_ZEROCOPY is not in this release")
-	}
-	if c.Log.Qlog != "" {
-		d.warnAt("log.qlog", "", "qlog is not in this release")
 	}
 }
 

@@ -20,6 +20,7 @@ type Config struct {
 	Listen []Listen              `yaml:"listen" doc:"UDP addresses to serve on; absent: one entry, :443"`
 	Tlshd  Tlshd                 `yaml:"tlshd" doc:"The handshake helper, the only process that reads private keys"`
 	Access map[string]AccessRule `yaml:"access" doc:"Named access rules; the name public is built in and means no certificate is asked for"`
+	Tags   map[string][]Filter   `yaml:"tags" doc:"Named filters on client certificates, for access rules and the audit log; a client has a tag if its own certificate passes every filter"`
 	Routes []Route               `yaml:"routes" doc:"First match wins; a connection that matches none is refused"`
 	QUIC   QUIC                  `yaml:"quic" doc:"Transport settings"`
 	Limits Limits                `yaml:"limits" doc:"Bounds on what clients can take"`
@@ -28,9 +29,21 @@ type Config struct {
 	RunAs  RunAs                 `yaml:"run_as" doc:"Who the packet process is when root starts serve"`
 	Client *Client               `yaml:"client" doc:"Trust and identity of the client commands (connect, ls, cat, cp, rm, mkdir, df)"`
 
+	tags     []*access.Tag // compiled, by name
 	warnings []Problem
 	dec      *decoder                     // knows where everything stands in the file
 	read     func(string) ([]byte, error) // of NamedFiles; nil: from the file system
+}
+
+// TagsOf lists the tags of a client in the order of their names.
+func (c *Config) TagsOf(chain *access.Chain) []string {
+	var out []string
+	for _, t := range c.tags {
+		if t.Of(chain) {
+			out = append(out, t.Name())
+		}
+	}
+	return out
 }
 
 // Warnings are the problems that do not keep the file from being used.
@@ -78,7 +91,15 @@ type Matcher struct {
 	Issuer string `yaml:"issuer" default:"" doc:"Distinguished name (RFC 4514) of an issuer at any position in the chain"`
 	SHA256 string `yaml:"sha256" default:"" doc:"SHA-256 of a certificate, 64 hex digits, colons allowed; in allow the client's own, in deny any of its chain"`
 	SAN    string `yaml:"san" default:"" doc:"Subject alternative name of the client's own certificate: dns:, email:, upn:, uri: or ip: and a value; * and ip prefixes allowed"`
+	Tag    string `yaml:"tag" default:"" doc:"One of tags"`
 	Any    bool   `yaml:"any" default:"false" doc:"In allow only: every certificate that chains to the client CA"`
+}
+
+// Filter is one condition of a tag.
+type Filter struct {
+	Field string `yaml:"field" doc:"subject, issuer, subject.TYPE or issuer.TYPE (CN, O, OU, DC ...), serial, version, not_before, not_after, signature_algorithm, public_key, key_usage, extended_key_usage, san, sha256, self_signed"`
+	Match string `yaml:"match" doc:"Pattern for any of the field's values, * for any run of characters, no regard to case; subject and issuer: a whole name (RFC 4514); not_before and not_after also < or > and a date"`
+	Not   bool   `yaml:"not" default:"false" doc:"No value may match"`
 }
 
 // Route sends one kind of connection to one service: exactly one of SMB, NFS
@@ -245,7 +266,9 @@ type Log struct {
 	Format string    `yaml:"format" default:"auto" enum:"auto|text|json" doc:"auto: text on a terminal, JSON elsewhere"`
 	Access LogTarget `yaml:"access" default:"" doc:"Connections, one JSON line each: a file, or journal; empty: none"`
 	Audit  LogTarget `yaml:"audit" default:"" doc:"Access verdicts with certificate details, one JSON line each: a file, or journal; empty: none"`
-	Qlog   Path      `yaml:"qlog" default:"" doc:"Directory for qlog traces; empty: none; not in this release"`
+	Qlog   Path      `yaml:"qlog" default:"" doc:"Existing directory for qlog traces of connections, which the packet process's account can write; empty: none"`
+
+	QlogEvery int `yaml:"qlog_every" default:"1" min:"1" max:"1000000" doc:"Trace one connection in so many; at most 64 at once, 64 MiB each, 1 GiB in all"`
 }
 
 // RunAs is the account of the packet process.

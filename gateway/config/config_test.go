@@ -35,6 +35,11 @@ access:
     allow: [{issuer: "CN=Device CA,O=Example"}, {sha256: "abababababababababababababababababababababababababababababababab"}, {san: "dns:*.corp.example.com"}]
     deny: [{sha256: "CD:CD:cd:cd:cd:cd:cd:cd:cd:cd:cd:cd:cd:cd:cd:cd:cd:cd:cd:cd:cd:cd:cd:cd:cd:cd:cd:cd:cd:cd:cd:cd"}]
     client_ca: []
+  lab:
+    client_certificate: required
+    allow: [{tag: lab-laptops}]
+tags:
+  lab-laptops: [{field: subject.OU, match: "Lab*"}, {field: not_after, match: ">2020-01-01"}, {field: self_signed, match: "true", not: true}]
 routes:
   - name: office
     match: {alpn: smb, server_name: files.example.com}
@@ -209,6 +214,9 @@ func TestErrors(t *testing.T) {
 		{"cert without key", "tlshd: {certificates: [{names: [a.test], cert: a.crt}]}\n" + strings.SplitN(minimal, "\n", 2)[1], "needs cert and key, or pfx"},
 		{"alias bomb", "a: &a [x,x,x,x,x,x,x,x,x,x]\nlisten: *a\n", "unknown key"},
 		{"groups", smb("{name: r, match: {server_name: a.test}, access: staff, nfs: {backends: [n], identity: {map: [{san: 'dns:a', uid: 1, gid: 1, groups: [1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17]}]}}}"), "at most 16"},
+		{"unknown tag", "access: {x: {client_certificate: required, allow: [{tag: nobody}]}}\n" + minimal, `there is no tag "nobody"`},
+		{"empty tag", "tags: {x: []}\n" + minimal, "would be everybody's"},
+		{"unknown field", "tags: {x: [{field: shoe_size, match: XL}]}\n" + minimal, `there is no field "shoe_size"`},
 		{"route twice", smb("{name: r, match: {server_name: a.test}, access: staff, smb: {backends: [n]}}\n  - {name: r, match: {server_name: b.test}, access: staff, smb: {backends: [n]}}"), "has the name r already"},
 	}
 	for _, tt := range tests {
@@ -250,7 +258,6 @@ func TestWarnings(t *testing.T) {
 		{"catch-all", head + "  - {name: all, match: {}, forward: {udp: '127.0.0.1:1'}}\n" + route("b", "server_name: a.test"), "route b is never reached"},
 		{"no certificate", head + route("a", "server_name: other.example"), "no certificate is for other.example"},
 		{"forward", head + "  - {name: web, match: {alpn: h3}, forward: {udp: '127.0.0.1:1'}}\n", "forward is not in this release"},
-		{"qlog", minimal + "log: {qlog: traces}\n", "qlog is not in this release"},
 		{"admin", minimal + "admin: {http: ':9443'}\n", "asks for no password"},
 	}
 	for _, tt := range tests {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"reflect"
 	"slices"
 	"strconv"
@@ -53,9 +52,10 @@ func treeOf(v reflect.Value) *yaml.Node {
 		return n
 	case reflect.Map:
 		n := &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"}
-		m := v.Interface().(map[string]AccessRule)
-		for _, k := range slices.Sorted(maps.Keys(m)) {
-			n.Content = append(n.Content, textNode(k), treeOf(reflect.ValueOf(m[k])))
+		keys := v.MapKeys()
+		slices.SortFunc(keys, func(a, b reflect.Value) int { return strings.Compare(a.String(), b.String()) })
+		for _, k := range keys {
+			n.Content = append(n.Content, textNode(k.String()), treeOf(v.MapIndex(k)))
 		}
 		return n
 	case reflect.Slice:

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/quic-fsgw/quic-fsgw/quic"
@@ -139,15 +140,31 @@ func (s *Server) serve(ctx context.Context, c *quic.Conn) {
 			wg.Go(func() { s.answer(ctx, st, nil) })
 		}
 	})
-	for {
-		st, err := c.AcceptStream(ctx)
-		if err != nil {
-			break
-		}
-		wg.Go(func() { s.answer(ctx, st, st) })
-	}
+	var waiting atomic.Int32
+	s.answerStreams(ctx, c, &wg, &waiting)
 	wg.Wait()
 	<-c.Done()
+}
+
+// spareWaiters is how many goroutines of a connection wait for streams when
+// none comes.
+const spareWaiters = 2
+
+// answerStreams answers one stream after the other. While it is busy, another
+// goroutine waits for the next stream: one for each stream would have to grow
+// its stack each time.
+func (s *Server) answerStreams(ctx context.Context, c *quic.Conn, wg *sync.WaitGroup, waiting *atomic.Int32) {
+	for waiting.Add(1) <= spareWaiters {
+		st, err := c.AcceptStream(ctx)
+		if err != nil {
+			return
+		}
+		if waiting.Add(-1) == 0 {
+			wg.Go(func() { s.answerStreams(ctx, c, wg, waiting) })
+		}
+		s.answer(ctx, st, st)
+	}
+	waiting.Add(-1)
 }
 
 // Application error codes on ALPN perf.

@@ -114,6 +114,8 @@ var (
 		{"named_pipe", SMB, 0x2, "policy", "A named pipe was opened where named_pipes is deny"},
 		{"share", SMB, 0x2, "policy", "A share outside the route's shares was connected"},
 		{"logons", SMB, 0x2, "policy", "Too many refused logons are waiting for their delay"},
+		{"protection", SMB, 0x2, "policy", "Less signing or encryption than protection asks for"},
+		{"backend_limit", SMB, 0x3, "backend unreachable", "The backends have as many connections as limits.connections lets them have"},
 		{"backend_unreachable", SMB, 0x3, "backend unreachable", "No backend could be dialed and answered NEGOTIATE in time"},
 		{"backend_reset", SMB, 0x4, "backend lost", "The connection to the backend broke"},
 		{"backend_truncated", SMB, 0x4, "backend lost", "The backend ended its side inside a message"},

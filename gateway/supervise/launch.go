@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/quic-fsgw/quic-fsgw/gateway/admin"
 	"github.com/quic-fsgw/quic-fsgw/gateway/config"
 	"github.com/quic-fsgw/quic-fsgw/tlshd"
@@ -173,6 +175,17 @@ func groupID(name string) (int, error) {
 	return strconv.Atoi(g.Gid)
 }
 
+// capabilities are those that the packet process keeps beyond root: to connect
+// to NFS servers from low ports, where the file asks for it.
+func capabilities(cfg *config.Config) []uintptr {
+	for i := range cfg.Routes {
+		if n := cfg.Routes[i].NFS; n != nil && n.PrivilegedPort {
+			return []uintptr{unix.CAP_NET_BIND_SERVICE}
+		}
+	}
+	return nil
+}
+
 // rules are the files that the packet process may open: what the resolver and
 // the Go runtime read, and the libraries of a build that has any. Key files are
 // not among them. As a user of its own it may look at all of /etc, where a key
@@ -227,6 +240,9 @@ func (s *Supervisor) launchAs(w *worker, control *os.File, extra []openFile, cre
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true, Credential: cred}
 	w.cmd = cmd
+	if cred != nil {
+		cmd.SysProcAttr.AmbientCaps = capabilities(s.cfg)
+	}
 	restrict := rules(cred != nil, s.cfg.Log.Qlog)
 	restrict.Read = append(restrict.Read, exe) // to begin at all
 	started, ended := make(chan error, 1), make(chan error, 1)

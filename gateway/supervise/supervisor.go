@@ -419,6 +419,12 @@ func (s *Supervisor) apply(ctx context.Context, text []byte) (warnings []string,
 	if cfg.RunAs != s.cfg.RunAs {
 		return nil, errors.New("reload: run_as has changed (restart to apply it)")
 	}
+	if os.Geteuid() == 0 && len(capabilities(cfg)) > len(capabilities(s.cfg)) {
+		return nil, errors.New("reload: privileged_port is new, and the packet process may not use low ports any more (restart to apply it)")
+	}
+	if cfg.Log.Qlog != s.cfg.Log.Qlog || cfg.Log.QlogEvery != s.cfg.Log.QlogEvery {
+		return nil, errors.New("reload: log.qlog or log.qlog_every has changed (restart to apply it)")
+	}
 	if cfg.Tlshd.Mode != s.cfg.Tlshd.Mode || cfg.Tlshd.Socket != s.cfg.Tlshd.Socket {
 		return nil, errors.New("reload: tlshd.mode or tlshd.socket has changed (restart to apply it)")
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/quic-fsgw/quic-fsgw/gateway/admin"
 	"github.com/quic-fsgw/quic-fsgw/gateway/config"
 	"github.com/quic-fsgw/quic-fsgw/gateway/upcall"
+	"github.com/quic-fsgw/quic-fsgw/internal/procs"
 	"github.com/quic-fsgw/quic-fsgw/quic/udp"
 	"github.com/quic-fsgw/quic-fsgw/tlshd"
 )
@@ -42,6 +43,8 @@ type packetProcess struct {
 	file   string
 	client *tlshd.Client
 	gw     *gateway.Gateway
+
+	changed chan struct{} // what the helper trusts is another than before
 
 	attachMu sync.Mutex // held while one helper takes the place of another
 }
@@ -74,7 +77,13 @@ func Worker(ctx context.Context, wc WorkerConfig) error {
 		return err
 	}
 	log.Info("packet process runs", "uid", os.Getuid(), "sandbox", sandbox)
-	w := &packetProcess{ch: ch, log: log, file: start.Config, client: tlshd.NewClient(tlshd.ClientOptions{Logger: log})}
+	w := &packetProcess{ch: ch, log: log, file: start.Config, changed: make(chan struct{}, 1)}
+	w.client = tlshd.NewClient(tlshd.ClientOptions{Logger: log, Changed: func() {
+		select {
+		case w.changed <- struct{}{}:
+		default:
+		}
+	}})
 	defer w.client.Close()
 	listeners, err := inherit(cfg, start.Shards)
 	if err != nil {
@@ -84,6 +93,7 @@ func Worker(ctx context.Context, wc WorkerConfig) error {
 	w.registerHelper(reg)
 	w.gw, err = gateway.New(cfg, listeners, gateway.Options{
 		Handshaker: upcall.Handshaker(w.client), Logger: log, Access: access, Audit: audit, Registry: reg, ResetKey: start.ResetKey,
+		Trust: upcall.NewTrust(w.client),
 	})
 	if err != nil {
 		return err
@@ -139,7 +149,9 @@ func (w *packetProcess) run(ctx context.Context, cfg *config.Config, reg *admin.
 		return err
 	}
 	defer stopAdmin()
+	go procs.Fit(ctx)
 	go func() { cancel(w.receiveLoop(ctx)) }()
+	go w.recheckLoop(ctx)
 	if err := w.ch.send(message{Op: opReady}, nil); err != nil {
 		return err
 	}
@@ -150,6 +162,18 @@ func (w *packetProcess) run(ctx context.Context, cfg *config.Config, reg *admin.
 	cctx, ccancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer ccancel()
 	return w.gw.Close(cctx)
+}
+
+// recheckLoop has live connections judged again when the helper's trust changes.
+func (w *packetProcess) recheckLoop(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-w.changed:
+			w.gw.Recheck(ctx)
+		}
+	}
 }
 
 // receiveLoop does what the supervisor says until it is gone.
@@ -255,6 +279,14 @@ func (w *packetProcess) registerHelper(reg *admin.Registry) {
 		emit(float64(st.Done), "done")
 		emit(float64(st.Failed), "failed")
 	}, "outcome")
+	reg.PullCounter("quicfsgw_helper_outcomes_total", "Handshakes that ended, by the helper's reason: ok, or one of the named failures of docs/tlshd.md.", func(emit func(float64, ...string)) {
+		outcomes := w.client.Stats().Outcomes
+		emit(float64(outcomes[tlshd.ReasonOK]), string(tlshd.ReasonOK))
+		delete(outcomes, tlshd.ReasonOK)
+		for r, n := range outcomes {
+			emit(float64(n), string(r))
+		}
+	}, "reason")
 	reg.PullCounter("quicfsgw_helper_restarts_total", "Times the helper went away on its own.", func(emit func(float64, ...string)) {
 		emit(float64(w.client.Stats().Lost))
 	})

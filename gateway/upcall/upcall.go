@@ -4,6 +4,7 @@
 package upcall
 
 import (
+	"context"
 	"errors"
 
 	"github.com/quic-fsgw/quic-fsgw/gateway/access"
@@ -22,6 +23,28 @@ type Policy struct {
 	Rules string      // a hash of the rules: tickets issued under others are refused
 	Mode  access.Mode // whether a client certificate is asked for
 	CASet string      // which CAs verify it; "": the default set
+}
+
+// Trust judges the chains of live connections by what the helper trusts now.
+type Trust struct{ client *tlshd.Client }
+
+// NewTrust is the Trust of the helper that client is attached to.
+func NewTrust(client *tlshd.Client) *Trust { return &Trust{client} }
+
+// Epoch counts the changes of what the helper trusts. A connection whose
+// TLSState.TrustEpoch it is has been judged by all of them.
+func (t *Trust) Epoch() uint64 { return t.client.Epoch() }
+
+// Verify returns the chain of a client as it is verified now, and the epoch
+// that it was judged in. alert is that of a chain that was judged and refused;
+// an error without one says that it was not judged.
+func (t *Trust) Verify(ctx context.Context, chain [][]byte, alpn, caSet string) (verified [][]byte, epoch uint64, alert uint8, err error) {
+	verified, epoch, err = t.client.Verify(ctx, chain, alpn, caSet)
+	var bad *tlshd.Error
+	if errors.As(err, &bad) && bad.Status == tlshd.StatusEKEYREJECTED {
+		alert = bad.Alert
+	}
+	return verified, epoch, alert, err
 }
 
 type handshaker struct{ client *tlshd.Client }
@@ -70,12 +93,16 @@ func event(e *tlshd.Event) quic.HandshakeEvent {
 		out.Kind = quic.EventDone
 		out.TLS = &quic.TLSState{
 			ServerName: e.State.ServerName, ALPN: e.State.ALPN, Version: e.State.Version, Suite: e.State.Suite,
-			Chain: e.State.Chain, Resumed: e.State.Resumed, Exporter: e.State.Exporter,
+			Chain: e.State.Chain, Resumed: e.State.Resumed, Exporter: e.State.Exporter, TrustEpoch: e.State.Epoch,
 		}
 	default:
 		out.Kind = quic.EventFailed
-		if out.Err == nil {
+		switch {
+		case out.Err == nil:
 			out.Err = errors.New("the helper gave no reason")
+		case errors.Is(out.Err, tlshd.ErrPostHandshakeAuth):
+			// Section 4.4 of RFC 9001 asks for PROTOCOL_VIOLATION, which no alert stands for.
+			out.Err = &quic.TransportError{Code: quic.ProtocolViolation, Reason: "certificate request after the handshake"}
 		}
 	}
 	return out

@@ -87,7 +87,7 @@ var rules = []rule{
 	{dir: "quic/qlog", ours: []string{"quic/wire"}},
 	{dir: "quic", ours: []string{"quic"}, others: []string{"golang.org/x/sys", "golang.org/x/crypto"}},
 	{dir: "tlshd", others: []string{"golang.org/x/sys", "golang.org/x/crypto"}},
-	{dir: "backend"},
+	{dir: "internal/backend"},
 	{dir: "smb", deny: []string{"nfs", "gateway", "tlshd"}},
 	{dir: "nfs", deny: []string{"smb", "gateway", "tlshd"}},
 	{dir: "gateway/access"},

@@ -105,7 +105,7 @@ func (f *flow) send() {
 	now := f.sim.now
 	p := recovery.SentPacket{PN: f.loss.NextPN(recovery.AppData), Size: datagram, AckEliciting: true, ECN: f.loss.ECNMark()}
 	p.SendState = f.cc.OnSent(now, datagram, f.loss.InFlight())
-	f.loss.Sent(now, recovery.AppData, p)
+	f.loss.Sent(now, recovery.AppData, &p)
 	f.pacer.Sent(now, datagram)
 	f.left -= datagram
 	if f.cfg.Burst > 0 {

@@ -14,7 +14,8 @@ import (
 // headerKey makes header protection masks. It stays the same over key
 // updates.
 type headerKey struct {
-	block  cipher.Block // AES suites, else nil
+	block  cipher.Block // AES suites, else nil; nil while it rests
+	key    []byte       // AES suites: what block is made of
 	chacha *[chacha20.KeySize]byte
 	out    [aes.BlockSize]byte // scratch: a local one would escape through block
 }
@@ -25,6 +26,7 @@ func (h *headerKey) init(suite uint16, key []byte) (err error) {
 		copy(h.chacha[:], key)
 		return nil
 	}
+	h.key = append([]byte(nil), key...)
 	if h.block, err = aes.NewCipher(key); err != nil {
 		return fmt.Errorf("quic/protect: header protection: %w", err)
 	}
@@ -33,7 +35,7 @@ func (h *headerKey) init(suite uint16, key []byte) (err error) {
 
 // clone copies the key, so that zeroing one copy leaves the other alone.
 func (h *headerKey) clone() headerKey {
-	c := headerKey{block: h.block}
+	c := headerKey{block: h.block, key: append([]byte(nil), h.key...)}
 	if h.chacha != nil {
 		c.chacha = new([chacha20.KeySize]byte)
 		*c.chacha = *h.chacha
@@ -43,6 +45,8 @@ func (h *headerKey) clone() headerKey {
 
 func (h *headerKey) zero() {
 	h.block = nil
+	clear(h.key)
+	h.key = nil
 	if h.chacha != nil {
 		clear(h.chacha[:])
 		h.chacha = nil
@@ -50,10 +54,22 @@ func (h *headerKey) zero() {
 	clear(h.out[:])
 }
 
-func (h *headerKey) gone() bool { return h.block == nil && h.chacha == nil }
+func (h *headerKey) gone() bool { return h.key == nil && h.chacha == nil }
+
+// wake makes the cipher again that was let go.
+func (h *headerKey) wake() {
+	if h.block != nil || h.key == nil {
+		return
+	}
+	var err error
+	if h.block, err = aes.NewCipher(h.key); err != nil {
+		panic("quic/protect: header protection: " + err.Error()) // it was made of this key before
+	}
+}
 
 // mask sets h.out[:5] to the mask of sample, which has SampleLen bytes.
 func (h *headerKey) mask(sample []byte) {
+	h.wake()
 	if h.block != nil {
 		// RFC 9001, Section 5.4.3: "mask = AES-ECB(hp_key, sample)"
 		h.block.Encrypt(h.out[:], sample)

@@ -102,31 +102,40 @@ func NewKey(v wire.Version, suite uint16, secret []byte) (*Key, error) {
 
 // newPayloadKey makes a Key without header protection. It keeps secret.
 func newPayloadKey(v wire.Version, suite uint16, secret []byte) (*Key, error) {
-	p, err := paramsOf(v)
+	aead, iv, err := expand(v, suite, secret)
 	if err != nil {
 		return nil, err
+	}
+	k := &Key{version: v, suite: suite, secret: secret, aead: aead}
+	copy(k.iv[:], iv)
+	clear(iv)
+	return k, nil
+}
+
+// expand makes the AEAD and the IV of a secret.
+func expand(v wire.Version, suite uint16, secret []byte) (cipher.AEAD, []byte, error) {
+	p, err := paramsOf(v)
+	if err != nil {
+		return nil, nil, err
 	}
 	s, err := suiteOf(suite)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	key, err := s.expand(secret, p.keyLabel, s.keyLen)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer clear(key)
 	iv, err := s.expand(secret, p.ivLabel, nonceLen)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	k := &Key{version: v, suite: suite, secret: secret}
-	copy(k.iv[:], iv)
-	clear(iv)
-	k.aead, err = newAEAD(suite, key)
+	aead, err := newAEAD(suite, key)
 	if err != nil {
-		return nil, fmt.Errorf("quic/protect: cipher suite 0x%04x: %w", suite, err)
+		return nil, nil, fmt.Errorf("quic/protect: cipher suite 0x%04x: %w", suite, err)
 	}
-	return k, nil
+	return aead, iv, nil
 }
 
 func newAEAD(suite uint16, key []byte) (cipher.AEAD, error) {
@@ -157,6 +166,9 @@ func (k *Key) setNonce(pn uint64) {
 // must lie exactly over plaintext or not overlap it at all. A packet number
 // must not be used twice with one key. Seal must not be called after Zero.
 func (k *Key) Seal(dst, plaintext, ad []byte, pn uint64) []byte {
+	if k.aead == nil {
+		k.Wake()
+	}
 	k.setNonce(pn)
 	return k.aead.Seal(dst, k.nonce[:], plaintext, ad)
 }
@@ -167,7 +179,9 @@ func (k *Key) Seal(dst, plaintext, ad []byte, pn uint64) []byte {
 // overwritten: there is no second try with another key in place.
 func (k *Key) Open(dst, ciphertext, ad []byte, pn uint64) ([]byte, error) {
 	if k.aead == nil {
-		return nil, ErrZeroed
+		if k.Wake(); k.aead == nil {
+			return nil, ErrZeroed
+		}
 	}
 	k.setNonce(pn)
 	out, err := k.aead.Open(dst, k.nonce[:], ciphertext, ad)

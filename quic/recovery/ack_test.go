@@ -361,7 +361,7 @@ func TestNumberReuse(t *testing.T) {
 			t.Error("a packet number was used twice")
 		}
 	}()
-	r.loss.Sent(r.now, AppData, SentPacket{PN: 0})
+	r.loss.Sent(r.now, AppData, &SentPacket{PN: 0})
 }
 
 // A peer that elicits acknowledgments for hours and never acknowledges one
@@ -431,7 +431,7 @@ func TestSteadyStateAllocations(t *testing.T) {
 				p.Add(Record{ID: uint64(i)})
 			}
 			p.PN = r.loss.NextPN(AppData)
-			r.loss.Sent(r.now, AppData, p)
+			r.loss.Sent(r.now, AppData, &p)
 			r.cc.OnSent(r.now, 1200, r.loss.InFlight())
 		}
 		r.now = r.now.Add(20 * ms)
@@ -537,7 +537,7 @@ func benchmarkSentAck(b *testing.B, lossy bool) {
 			p.Reset()
 			p.Size, p.AckEliciting, p.PN = 1200, true, r.loss.NextPN(AppData)
 			p.Add(Record{Kind: 8, ID: 4, Off: p.PN * 1200, Len: 1180})
-			r.loss.Sent(r.now, AppData, p)
+			r.loss.Sent(r.now, AppData, &p)
 		}
 		r.now = r.now.Add(ms)
 		frame = frame[:0]

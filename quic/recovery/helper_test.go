@@ -43,7 +43,7 @@ func (r *rig) send(space Space) uint64 {
 
 func (r *rig) sendPacket(space Space, p SentPacket) uint64 {
 	p.PN = r.loss.NextPN(space)
-	r.loss.Sent(r.now, space, p)
+	r.loss.Sent(r.now, space, &p)
 	return p.PN
 }
 

@@ -175,10 +175,10 @@ func (l *Loss) Tracked(space Space) int { return l.spaces[space].ring.n }
 // A window full of tiny packets is the only way to get there.
 func (l *Loss) Full(space Space) bool { return l.spaces[space].ring.n >= maxTracked }
 
-// Sent records that p was sent at now with the number NextPN gave. p is copied,
-// its records too. It panics if the number was used before, because then a
+// Sent records that p was sent at now with the number NextPN gave, and
+// completes it. p is copied, its records too. It panics if the number was used before, because then a
 // nonce was.
-func (l *Loss) Sent(now time.Time, space Space, p SentPacket) {
+func (l *Loss) Sent(now time.Time, space Space, p *SentPacket) {
 	s := &l.spaces[space]
 	if p.PN < s.next {
 		panic(fmt.Sprintf("recovery: packet number %d used twice in space %v", p.PN, space))
@@ -207,7 +207,7 @@ func (l *Loss) Sent(now time.Time, space Space, p SentPacket) {
 	} else {
 		s.quiet++
 	}
-	s.ring.push(&p)
+	s.ring.push(p)
 }
 
 // makeRoom lets one more packet that is not in flight be tracked. Forgetting
@@ -257,6 +257,21 @@ func (l *Loss) Clear(space Space, discard func(*SentPacket)) {
 		s.ring.pop()
 	}
 	s.lossTime, s.lastEliciting, s.run = time.Time{}, time.Time{}, lossRun{}
+}
+
+// Rest gives back the memory of a space in which nothing is in flight. What
+// only held ACK frames is forgotten, which is harmless: no data depends on it.
+func (l *Loss) Rest(space Space) {
+	s := &l.spaces[space]
+	if s.eliciting > 0 {
+		return
+	}
+	for i := range s.ring.n {
+		if p := s.ring.at(i); p.state == outstanding && p.InFlight {
+			return
+		}
+	}
+	s.ring, s.quiet = ring{}, 0
 }
 
 // Drop forgets space for good, because its keys are discarded.

@@ -15,6 +15,11 @@ const (
 	ackEvery    = 2
 	maxAckEvery = 255
 
+	// maxPutOff is how many packets an ACK frame that was put off may leave
+	// unacknowledged: less than an initial congestion window, so that a sender in
+	// slow start is not held up.
+	maxPutOff = 8
+
 	// A peer that has acknowledged none of so many ACK frames, or has caused
 	// so many ranges, is asked to (Received.ShouldElicit).
 	elicitAcks   = 64
@@ -36,14 +41,16 @@ type Received struct {
 	floor       uint64     // smaller numbers count as received
 	immediate   bool       // Initial and Handshake: no delay
 	now         bool       // an ACK frame is due at once
+	urgent      bool       // and may not be put off
 	any         bool
 	pending     uint8  // ack-eliciting packets since the last ACK frame, saturating
 	every       uint8  // so many of them ask for one
 	reordering  uint64 // packets above a missing one that ask for one; 0: it does not matter
 	unconfirmed uint8  // ACK frames since DropBelow, saturating
 	maxAckDelay time.Duration
-	since       time.Time // when the first of pending arrived
-	largest     uint64    // greatest number received
+	putOff      time.Duration // longest delay of an ACK frame that was put off, 0: it was not
+	since       time.Time     // when the first of pending arrived
+	largest     uint64        // greatest number received
 	largestTime time.Time
 	eliciting   int64 // greatest ack-eliciting number, -1: none
 	ecn         [3]uint64
@@ -78,7 +85,7 @@ func (r *Received) AckNow(now time.Time) {
 	if r.pending == 0 {
 		r.pending, r.since = 1, now
 	}
-	r.now = true
+	r.now, r.urgent = true, true
 }
 
 // Duplicate reports whether pn was received before or is too old to tell. Such
@@ -127,9 +134,10 @@ func (r *Received) Add(now time.Time, pn uint64, ackEliciting bool, ecn uint8) {
 	// ack-eliciting Initial and Handshake packets immediately" and "packets
 	// marked with the ECN Congestion Experienced (CE) codepoint in the IP
 	// header SHOULD be acknowledged immediately".
-	if r.immediate || r.pending >= r.every || ecn == CE || r.outOfOrder(pn) {
-		r.now = true
+	if r.immediate || ecn == CE || r.outOfOrder(pn) {
+		r.urgent = true
 	}
+	r.now = r.now || r.urgent || r.pending >= r.every
 	r.eliciting = max(r.eliciting, int64(pn))
 }
 
@@ -263,13 +271,32 @@ func (r *Received) AckDeadline() time.Time {
 		return time.Time{}
 	case r.now:
 		return r.since
+	case r.putOff > 0:
+		return r.since.Add(min(r.putOff, r.maxAckDelay))
 	}
 	return r.since.Add(r.maxAckDelay)
 }
 
+// PutOff lets an ACK frame that is due only for the number of packets wait up
+// to d from the first of them, for a packet that is going to be sent anyway. It
+// reports whether no ACK frame is due now.
+//
+// RFC 9000, Section 13.2.1: "An endpoint MUST acknowledge all ack-eliciting
+// Initial and Handshake packets immediately and all ack-eliciting 0-RTT and
+// 1-RTT packets within its advertised max_ack_delay".
+func (r *Received) PutOff(d time.Duration) bool {
+	if r.urgent || r.pending > maxPutOff {
+		return !r.now
+	}
+	if r.now {
+		r.now, r.putOff = false, d
+	}
+	return true
+}
+
 // OnAckSent records that an ACK frame with Ranges was sent.
 func (r *Received) OnAckSent(time.Time) {
-	r.now = false
+	r.now, r.urgent, r.putOff = false, false, 0
 	r.pending = 0
 	r.since = time.Time{}
 	if r.unconfirmed < 255 {

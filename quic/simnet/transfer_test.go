@@ -110,7 +110,7 @@ func (s *transfer) packet(now time.Time, space recovery.Space) {
 		s.t.Error(err)
 	}
 	p.SendState = s.cc.OnSent(now, datagram, s.loss.InFlight())
-	s.loss.Sent(now, space, p)
+	s.loss.Sent(now, space, &p)
 	s.pacer.Sent(now, datagram)
 }
 

@@ -46,6 +46,8 @@ var (
 	// ErrMessageTooLong: a datagram does not fit the interface's MTU (or
 	// MaxPayload) and must not be fragmented.
 	ErrMessageTooLong = errors.New("udp: datagram is larger than the interface allows")
+	// ErrInterrupted: Interrupt was called.
+	ErrInterrupted = errors.New("udp: receive was interrupted")
 	// ErrShortBuffer: RecvMsg.Buf has less than MinRecvBuffer bytes.
 	ErrShortBuffer = errors.New("udp: receive buffer is smaller than 64 KiB")
 	errEmpty       = errors.New("udp: nothing to send: empty datagram")

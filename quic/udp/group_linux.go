@@ -295,6 +295,7 @@ func (d *drain) begin(s *Socket) {
 	d.active.Store(true)
 	// Wakes a reader that waits. From now on Recv does not wait.
 	s.recv.watch.expire()
+	s.Interrupt()
 	if s.closed.Load() {
 		d.finish()
 	}

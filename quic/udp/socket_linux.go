@@ -39,6 +39,7 @@ type Socket struct {
 	zones    zones
 	writable writable
 	drain    drain
+	direct   direct
 }
 
 // How much to ask for when Config leaves it open. The receive buffer holds
@@ -195,7 +196,11 @@ func (s *Socket) close() error {
 	}
 	s.recv.watch.close()
 	s.writable.watch.close()
+	s.Interrupt()
 	err := s.file.Close()
+	s.recv.mu.Lock() // whoever was receiving has left
+	s.direct.close()
+	s.recv.mu.Unlock()
 	s.drain.finish()
 	return err
 }

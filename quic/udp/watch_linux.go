@@ -32,9 +32,27 @@ type watch struct {
 
 	rc syscall.RawConn // of file; set before the first wait, by the one who waits
 	on bool            // events are asked for; only touched by the one who waits
+
+	// Of ask, which must not allocate.
+	event          unix.EpollEvent
+	ep             int
+	failed         error
+	withEp, withFd func(uintptr) // made once
 }
 
-func (w *watch) init(s *Socket, events uint32) { w.sock, w.events = s, events }
+func (w *watch) init(s *Socket, events uint32) {
+	w.sock, w.events = s, events
+	w.withFd = func(fd uintptr) {
+		w.event.Fd = int32(fd)
+		w.failed = unix.EpollCtl(w.ep, unix.EPOLL_CTL_MOD, int(fd), &w.event)
+	}
+	w.withEp = func(ep uintptr) {
+		w.ep = int(ep)
+		if err := s.rc.Control(w.withFd); err != nil {
+			w.failed = err
+		}
+	}
+}
 
 // open prepares the watch and asks for its events.
 func (w *watch) open() error {
@@ -82,23 +100,18 @@ func (w *watch) ask(on bool) error {
 	if w.on == on {
 		return nil
 	}
-	events := uint32(0)
+	w.event.Events = 0
 	if on {
-		events = w.events | unix.EPOLLET
+		w.event.Events = w.events | unix.EPOLLET
 	}
-	var failed error
-	err := w.rc.Control(func(ep uintptr) {
-		failed = control(w.sock.rc, func(fd int) error {
-			return unix.EpollCtl(int(ep), unix.EPOLL_CTL_MOD, fd, &unix.EpollEvent{Events: events, Fd: int32(fd)})
-		})
-	})
-	if err == nil {
-		err = failed
+	if err := w.rc.Control(w.withEp); err != nil {
+		return err
 	}
-	if err == nil {
-		w.on = on
+	if w.failed != nil {
+		return w.failed
 	}
-	return err
+	w.on = on
+	return nil
 }
 
 // expire makes wait fail with os.ErrDeadlineExceeded from now on.

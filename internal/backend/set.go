@@ -32,6 +32,8 @@ type Config struct {
 	// tried first, whatever the policy says: files that it left open for a
 	// reconnect are found there only. Default 5 min, < 0: not at all.
 	Affinity time.Duration
+	// MaxConns bounds what is booked with Acquire on each backend; 0: no bound.
+	MaxConns int
 	// Changed is called when a backend's Up changes, not under a lock; nil: nobody.
 	Changed func(State)
 }
@@ -39,6 +41,7 @@ type Config struct {
 // State is what is known of a backend.
 type State struct {
 	Addr      string
+	Conns     int           // booked with Acquire
 	Up        bool          // false: it failed, and has not answered again (not probed: its cooldown has not passed)
 	Until     time.Time     // end of the cooldown
 	Failures  int           // in a row, of sessions and probes
@@ -166,6 +169,7 @@ func (s *Set) Adopt(old *Set) {
 		if j := old.index(s.members[i].Addr); j >= 0 {
 			m := &s.members[i]
 			m.State, m.wasUp, m.probeErr = old.members[j].State, old.members[j].wasUp, old.members[j].probeErr
+			m.Conns = 0 // those of old are given back to it
 		}
 	}
 	for _, key := range old.oldest {
@@ -189,9 +193,6 @@ func (s *Set) Each(ctx context.Context, key string, try func(ctx context.Context
 		}
 		if ctx.Err() != nil {
 			return "", fmt.Errorf("dial: %w", context.Cause(ctx)) // says nothing about the backend
-		}
-		if errors.Is(err, ErrNotTried) {
-			return "", err
 		}
 		errs = append(errs, fmt.Errorf("%s: %w", addr, err))
 	}
@@ -313,6 +314,26 @@ func mix(x uint64) uint64 {
 	x *= 0xff51afd7ed558ccd
 	x ^= x >> 33
 	return x
+}
+
+// Acquire books a connection to addr. The error, an ErrNotTried, says that
+// MaxConns are booked; otherwise Release must follow.
+func (s *Set) Acquire(addr string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := &s.members[s.index(addr)]
+	if s.cfg.MaxConns > 0 && m.Conns >= s.cfg.MaxConns {
+		return fmt.Errorf("%d connections to %s are open, its limit (%w)", m.Conns, addr, ErrNotTried)
+	}
+	m.Conns++
+	return nil
+}
+
+// Release gives back what Acquire booked.
+func (s *Set) Release(addr string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.members[s.index(addr)].Conns--
 }
 
 // Mark notes the outcome of an attempt to open a session, or a session that

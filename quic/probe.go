@@ -1,0 +1,257 @@
+package quic
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/quic-fsgw/quic-fsgw/quic/wire"
+)
+
+// A client's moves: to another address of its own, when the application says so
+// (Conn.Migrate), or to the preferred address of the server. In order:
+//
+//  1. The new path gets a connection ID of the peer's that was never used, and a
+//     PATH_CHALLENGE.
+//  2. Nothing else goes there until the answer has come; if none comes, the
+//     connection stays where it is.
+//  3. Then all goes there, starting with a PING, so that the server follows. The
+//     old path's connection ID is retired.
+
+// A probe is a path that a client is about to move to.
+type probe struct {
+	path path
+	done chan error // gets the outcome
+}
+
+// A probedPath is the address of a peer's that was answered last, but not moved
+// to, and the connection ID that it was answered with.
+type probedPath struct {
+	remote netip.AddrPort
+	seq    uint64
+	valid  bool
+}
+
+// Errors of Conn.Migrate.
+var (
+	ErrMigrating       = errors.New("quic: migrate: a migration is under way (wait for it)")
+	ErrPathFailed      = errors.New("quic: migrate: the server does not answer on the new path (the connection stays where it was)")
+	errMigrateServer   = errors.New("quic: migrate: only clients move (give clients a PreferredAddress)")
+	errMigrateEarly    = errors.New("quic: migrate: the handshake is not confirmed yet (try again)")
+	errMigrateDisabled = errors.New("quic: migrate: the server does not allow it (disable_active_migration)")
+	errMigrateNoID     = errors.New("quic: migrate: the server has given no connection ID that is not in use (try again later)")
+)
+
+// Migrate moves a client's connection to another local address of its socket,
+// which must not be bound to one address alone. It returns when the server was
+// found to answer there and the connection has moved, or why it has not: then it
+// goes on where it was. To change the port, use Endpoint.ReplaceSocket.
+func (c *Conn) Migrate(ctx context.Context, local netip.Addr) error {
+	c.lock()
+	m, err := c.startMigration(local)
+	c.unlock()
+	if err != nil {
+		return err
+	}
+	select {
+	case err = <-m.done:
+		return err
+	case <-c.Done():
+		return c.Err()
+	case <-ctx.Done():
+	}
+	c.lock()
+	defer c.unlock()
+	if c.probe == m {
+		c.endProbe(context.Cause(ctx))
+	}
+	return <-m.done
+}
+
+func (c *Conn) startMigration(local netip.Addr) (*probe, error) {
+	if err := c.closeErr(); err != nil {
+		return nil, err
+	}
+	local = local.Unmap()
+	switch {
+	case c.server:
+		return nil, errMigrateServer
+	case !c.confirmed:
+		// RFC 9000, Section 9: "An endpoint MUST NOT initiate connection migration before
+		// the handshake is confirmed".
+		return nil, errMigrateEarly
+	case c.peerParams.DisableActiveMigration && !c.atPreferred():
+		// Section 18.2: disable_active_migration "does not prohibit the use of connection
+		// migration after a client has acted on a preferred_address transport parameter."
+		return nil, errMigrateDisabled
+	case c.probe != nil:
+		return nil, ErrMigrating
+	case !local.IsValid() || local.IsUnspecified() || local.Is4() != c.path.remote.Addr().Is4():
+		return nil, fmt.Errorf("quic: migrate: from %v nothing can go to %v", local, c.path.remote)
+	}
+	return c.startProbe(c.path.remote, local)
+}
+
+// startProbe begins to validate a path.
+func (c *Conn) startProbe(remote netip.AddrPort, local netip.Addr) (*probe, error) {
+	seq, ok := c.unusedRemote()
+	if !ok {
+		return nil, errMigrateNoID
+	}
+	c.paths++
+	m := &probe{done: make(chan error, 1)}
+	m.path.init(c.paths, remote, local, 0, c.cfg)
+	m.path.validated = true // the limit is the server's (RFC 9000, Section 8.1)
+	c.probe = m
+	c.useRemote(&m.path, seq)
+	c.startChallenge(&m.path)
+	return m, nil
+}
+
+// endProbe moves to the path that was probed or, with an error, gives it up.
+func (c *Conn) endProbe(err error) {
+	m := c.probe
+	c.probe = nil
+	m.path.challenging, m.path.needChallenge = false, false
+	defer func() { m.done <- err }()
+	if err != nil {
+		c.retireRemote(m.path.peerSeq)
+		return
+	}
+	old := c.path
+	c.path, c.prev = m.path, nil
+	if old.remote != c.path.remote {
+		c.prev = &old // what is on its way from there still counts
+	}
+	c.retireRemote(old.peerSeq)
+	c.loss.OnPathChange(c.path.id)
+	c.testECN()
+	c.stats.PathChanges++
+	c.ping, c.dirty = true, true
+	c.raiseMTU()
+	c.log.Info("moved", "from", old.local, "to", c.path.local, "server", c.path.remote)
+	c.ep.onPathValidated(c)
+}
+
+// goToPreferred follows the server's wish, if it does not lead astray.
+func (c *Conn) goToPreferred() {
+	a := c.peerParams.PreferredAddress
+	if a == nil || c.cfg.StayAtAddress {
+		return
+	}
+	to := a.IPv6
+	if c.path.remote.Addr().Is4() {
+		to = a.IPv4
+	}
+	if !to.IsValid() || to == c.path.remote {
+		return
+	}
+	if !mayLead(c.path.remote.Addr(), to) {
+		c.log.Warn("the server's preferred address is not gone to", "address", to)
+		return
+	}
+	if _, err := c.startProbe(to, c.path.local); err != nil {
+		c.log.Debug("the server's preferred address is not gone to", "address", to, "error", err)
+	}
+}
+
+// mayLead tells whether a server at one address may send clients to another:
+// never from outside to inside. RFC 9000, Section 21.5.3: a client "could be
+// required to send a packet to a victim", so that "endpoints that connect to
+// public servers" do not reach "private-use addresses".
+func mayLead(from netip.Addr, to netip.AddrPort) bool {
+	a := to.Addr()
+	if to.Port() == 0 || a.IsUnspecified() || a.IsMulticast() || a.Is4In6() || a.Zone() != "" || a == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
+		return false
+	}
+	return reach(a) >= reach(from)
+}
+
+// reach is how far an address can be reached from: this host, this link, this
+// site, everywhere.
+func reach(a netip.Addr) int {
+	switch {
+	case a.IsLoopback():
+		return 0
+	case a.IsLinkLocalUnicast():
+		return 1
+	case a.IsPrivate() || sharedSpace.Contains(a) || thisNetwork.Contains(a):
+		return 2
+	}
+	return 3
+}
+
+var (
+	sharedSpace = netip.MustParsePrefix("100.64.0.0/10") // RFC 6598
+	thisNetwork = netip.MustParsePrefix("0.0.0.0/8")     // RFC 1122
+)
+
+// atPreferred tells whether a client has gone to the server's preferred address.
+func (c *Conn) atPreferred() bool {
+	a := c.peerParams.PreferredAddress
+	return a != nil && (c.path.remote == a.IPv4 || c.path.remote == a.IPv6)
+}
+
+// preferredAddress is the parameter of that name. RFC 9000, Section 5.1.1: "The
+// sequence number of the initial connection ID is 0. If the preferred_address
+// transport parameter is sent, the sequence number of the supplied connection ID
+// is 1."
+func (c *Conn) preferredAddress() *wire.PreferredAddress {
+	p := &c.cfg.PreferredAddress
+	if !p.IPv4.IsValid() && !p.IPv6.IsValid() {
+		return nil
+	}
+	id, ok := c.ep.newConnID(c.shard, c)
+	if !ok {
+		return nil
+	}
+	c.ids.local = append(c.ids.local, localID{seq: c.ids.nextLocal, id: id})
+	c.ids.nextLocal++
+	return &wire.PreferredAddress{IPv4: p.IPv4, IPv6: p.IPv6, ID: id, ResetToken: resetToken(c.ep.resetKey, id)}
+}
+
+// ofPreferred tells whether a server has two addresses of its own to tell apart.
+func (c *Conn) ofPreferred() bool {
+	p := &c.cfg.PreferredAddress
+	return c.server && (p.IPv4.IsValid() || p.IPv6.IsValid())
+}
+
+// cameOn tells whether a packet came by a path.
+func (c *Conn) cameOn(p *path, src *packetSource) bool {
+	return src.remote == p.remote && (src.local == p.local || !src.local.IsValid() || !c.ofPreferred())
+}
+
+// refusesMove tells whether a packet is of a migration that is not allowed. RFC
+// 9000, Section 9: "An endpoint that has sent this transport parameter, but
+// receives packets from a different address, MUST either drop the incoming packets
+// on that path without generating a Stateless Reset or proceed with path
+// validation and allow the peer to migrate." What a NAT does keeps address and
+// connection ID.
+func (c *Conn) refusesMove(dst wire.ConnID, src *packetSource) bool {
+	if !c.cfg.DisableActiveMigration || !c.server || src.remote == c.path.remote {
+		return false
+	}
+	if p := &c.cfg.PreferredAddress; src.local.IsValid() && (src.local == p.IPv4.Addr() || src.local == p.IPv6.Addr()) {
+		return false // it has done as it was asked to, and may move from then on
+	}
+	return src.remote.Addr() != c.path.remote.Addr() || c.heardOn.Len() > 0 && dst != c.heardOn
+}
+
+// seqFor is the connection ID to answer an address with that is on no path: the
+// one it was answered with before, or one that was not used yet.
+func (c *Conn) seqFor(src *packetSource) (uint64, bool) {
+	if c.probed.valid && c.probed.remote == src.remote {
+		return c.probed.seq, true
+	}
+	seq, ok := c.unusedRemote()
+	if !ok {
+		return 0, false
+	}
+	if c.probed.valid {
+		c.retireRemote(c.probed.seq)
+	}
+	c.probed = probedPath{remote: src.remote, seq: seq, valid: true}
+	c.ids.taken = max(c.ids.taken, seq)
+	return seq, true
+}

@@ -1,0 +1,200 @@
+package quic
+
+import (
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"github.com/quic-fsgw/quic-fsgw/quic/udp"
+)
+
+// Reading in place. Handing what arrives from the reader to a goroutine that
+// waits for it wakes a second thread for every packet, which costs a small
+// exchange more than all the rest of the protocol. So where a connection takes
+// turns (turns.go) and has its socket to itself, the goroutine that waits reads
+// the socket meanwhile. In order:
+//
+//  1. The reader, seeing one connection take turns and no other, offers its
+//     seat and goes to sleep.
+//  2. Who would wait at a gate takes the seat, and receives and dispatches until
+//     the gate opens. Whoever else opens the gate interrupts that.
+//  3. It leaves the seat on offer, and goes about its business.
+//  4. When the seat was empty for seatPatience, or somebody else's packets come,
+//     or the connection no longer takes turns, the reader takes its seat back.
+//
+// While nothing arrives the reader sleeps without a timer.
+
+const (
+	// seatPatience is how long a seat may be empty: nobody reads the socket then.
+	seatPatience = time.Millisecond
+	// seatRun is how many batches in a row one connection must have had.
+	seatRun = 16
+	// maxSeatPause bounds the batches that are read between two offers that
+	// nobody took; the pause doubles each time.
+	maxSeatPause = 1 << 14
+)
+
+// Who sits in a seat.
+const (
+	seatReader int32 = iota // the socket's reader
+	seatEmpty
+	seatGuest
+)
+
+// directConn is what a PacketConn needs so that its seat can be lent: see *udp.Socket.
+type directConn interface {
+	RecvDirect(*udp.RecvMsg) error
+	Interrupt()
+}
+
+// A seat is the right to read a socket, with what is needed to do so.
+type seat struct {
+	state   atomic.Int32
+	woken   atomic.Bool // the guest's gate was opened
+	waiting atomic.Bool // the guest is about to wait for the socket
+	wanted  atomic.Bool // the reader wants the seat back
+	dozing  atomic.Bool // the reader sleeps until it is called
+	visits  atomic.Uint32
+	call    chan struct{} // calls the reader
+
+	sh     *shard
+	pc     udp.PacketConn
+	direct directConn // nil: the seat is never lent
+	socketReader
+
+	// The reader's own.
+	pause, skip int
+}
+
+func newSeat(sh *shard, pc udp.PacketConn) *seat {
+	st := &seat{sh: sh, pc: pc, call: make(chan struct{}, 1)}
+	st.direct, _ = pc.(directConn)
+	st.init()
+	return st
+}
+
+// wake ends the stay of the guest whose gate has opened.
+func (st *seat) wake() {
+	st.woken.Store(true)
+	if st.waiting.Load() {
+		st.direct.Interrupt()
+	}
+}
+
+func (st *seat) callReader() {
+	select {
+	case st.call <- struct{}{}:
+	default:
+	}
+}
+
+// waitInPlace waits at a gate by reading the socket. It reports false at once
+// if the socket has its reader.
+func (c *Conn) waitInPlace(g *gate) bool {
+	st := c.shard.seat.Load()
+	if st == nil || st.state.Load() != seatEmpty || !st.state.CompareAndSwap(seatEmpty, seatGuest) {
+		return false
+	}
+	st.woken.Store(false)
+	g.seat.Store(st)
+	for !st.woken.Load() && !g.take() {
+		if !st.step(c.ep, c) {
+			break
+		}
+	}
+	g.seat.Store(nil) // from here on the gate's channel is used again
+	st.visits.Add(1)
+	if len(st.late.conns) > 0 {
+		st.wanted.Store(true) // for the reader to flush
+	}
+	st.state.Store(seatEmpty)
+	if st.wanted.Load() || st.dozing.Load() {
+		st.callReader()
+	}
+	return true
+}
+
+// step receives once as a guest of connection c. It reports false when the
+// reader has to take over.
+func (st *seat) step(e *Endpoint, c *Conn) bool {
+	st.waiting.Store(true)
+	if st.woken.Load() {
+		st.waiting.Store(false)
+		return true
+	}
+	st.msg.Buf = st.buf.Bytes()
+	err := st.direct.RecvDirect(&st.msg)
+	st.waiting.Store(false)
+	if errors.Is(err, udp.ErrInterrupted) {
+		return true
+	}
+	if err != nil {
+		st.wanted.Store(true) // the reader will meet it, too
+		return false
+	}
+	st.process(e, st.sh)
+	if st.last != c || st.run == 0 || !c.inTurns.Load() {
+		st.wanted.Store(true)
+	}
+	return true
+}
+
+// worthLending tells whether the reader should offer its seat.
+func (st *seat) worthLending() bool {
+	if st.direct == nil || st.run < seatRun || st.last == nil || !st.last.inTurns.Load() {
+		return false
+	}
+	if st.skip > 0 {
+		st.skip--
+		return false
+	}
+	return true
+}
+
+// lend offers the seat and returns when the reader has it back.
+func (st *seat) lend(e *Endpoint) {
+	closed := e.closed
+	if isClosed(closed) {
+		return
+	}
+	seen := st.visits.Load()
+	first := seen
+	st.wanted.Store(false)
+	st.state.Store(seatEmpty)
+	t := time.NewTimer(seatPatience)
+	defer t.Stop()
+	for {
+		called := false
+		select {
+		case <-st.call:
+			called = st.wanted.Load()
+		case <-closed:
+			closed, called = nil, true
+			st.wanted.Store(true)
+		case <-t.C:
+		}
+		st.dozing.Store(false)
+		now := st.visits.Load()
+		if (called || now == seen) && st.state.CompareAndSwap(seatEmpty, seatReader) {
+			break
+		}
+		if st.state.Load() == seatGuest && now == seen {
+			// The guest has been waiting for a while. When it leaves it calls.
+			st.dozing.Store(true)
+			if st.state.Load() == seatGuest {
+				continue
+			}
+			st.dozing.Store(false)
+		}
+		seen = now
+		t.Reset(seatPatience)
+	}
+	st.wanted.Store(false)
+	st.run = 0
+	if st.visits.Load() == first {
+		st.pause = min(2*st.pause+seatRun, maxSeatPause)
+	} else {
+		st.pause = 0
+	}
+	st.skip = st.pause
+}

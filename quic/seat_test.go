@@ -1,0 +1,176 @@
+package quic
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// aGuest is a client that exchanges single bytes with an echo until its reading
+// goroutine sits in the seat of its socket, and then waits there.
+type aGuest struct {
+	conn, server *Conn
+	stream       *Stream
+	read         chan error // what ended the waiting Read
+}
+
+// echo answers every byte on the streams of c.
+func echo(t *testing.T, c *Conn) {
+	ctx := testContext(t)
+	go func() {
+		for {
+			s, err := c.AcceptStream(ctx)
+			if err != nil {
+				return
+			}
+			go func() {
+				b := make([]byte, 1)
+				for {
+					if _, err := s.Read(b); err != nil {
+						return
+					}
+					if _, err := s.Write(b); err != nil {
+						return
+					}
+				}
+			}()
+		}
+	}()
+}
+
+func newGuest(t *testing.T) *aGuest {
+	t.Helper()
+	g := &aGuest{read: make(chan error, 1)}
+	g.conn, g.server = connect(t, serverConfig(), clientConfig())
+	seat := g.conn.shard.seat.Load()
+	if seat.direct == nil {
+		t.Skip("sockets of this system are not read in place")
+	}
+	echo(t, g.server)
+	s, err := g.conn.OpenStream(testContext(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.stream = s
+	var ask atomic.Bool
+	ask.Store(true)
+	go func() {
+		b := make([]byte, 1)
+		for {
+			if ask.Load() {
+				if _, err := s.Write(b); err != nil {
+					g.read <- err
+					return
+				}
+			}
+			if _, err := s.Read(b); err != nil {
+				g.read <- err
+				return
+			}
+		}
+	}()
+	for end := time.Now().Add(25 * time.Second); time.Now().Before(end); {
+		for n := seat.visits.Load() + 8; seat.visits.Load() < n && time.Now().Before(end); {
+			time.Sleep(time.Millisecond)
+		}
+		ask.Store(false)
+		for range 100 {
+			time.Sleep(time.Millisecond)
+			if seat.state.Load() == seatGuest && seat.waiting.Load() && seat.dozing.Load() {
+				return g
+			}
+		}
+		ask.Store(true) // it waits elsewhere, as the reader took its seat back
+		if _, err := s.Write([]byte{1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Fatal("nobody ever reads in place")
+	return nil
+}
+
+func (g *aGuest) ends(t *testing.T, how func(error) bool) {
+	t.Helper()
+	select {
+	case err := <-g.read:
+		if !how(err) {
+			t.Errorf("Read failed with %v", err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("Read goes on")
+	}
+}
+
+// TestGuestLeaves: whatever ends a Read ends one that waits in place.
+func TestGuestLeaves(t *testing.T) {
+	tests := []struct {
+		name string
+		do   func(*aGuest)
+		how  func(error) bool
+	}{
+		{"deadline set", func(g *aGuest) { _ = g.stream.SetReadDeadline(time.Now().Add(10 * time.Millisecond)) },
+			func(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }},
+		{"deadline passed", func(g *aGuest) { _ = g.stream.SetReadDeadline(time.Unix(1, 0)) },
+			func(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }},
+		{"CancelRead", func(g *aGuest) { g.stream.CancelRead(7) },
+			func(err error) bool { var se *StreamError; return errors.As(err, &se) && se.Code == 7 }},
+		{"CloseWithError", func(g *aGuest) { _ = g.conn.CloseWithError(3, "") },
+			func(err error) bool { var ae *ApplicationError; return errors.As(err, &ae) && ae.Code == 3 }},
+		{"the peer closes", func(g *aGuest) { _ = g.server.CloseWithError(4, "") },
+			func(err error) bool {
+				var ae *ApplicationError
+				return errors.As(err, &ae) && ae.Code == 4 && ae.Remote
+			}},
+		{"endpoint closed", func(g *aGuest) {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
+			defer cancel()
+			_ = g.conn.ep.Close(ctx)
+		}, func(err error) bool { return err != nil && err != io.EOF }},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			g := newGuest(t)
+			tt.do(g)
+			g.ends(t, tt.how)
+		})
+	}
+}
+
+// TestGuestReadsForOthers: who reads in place hands out what is for others, a
+// second connection's handshake among it, and the reader takes its seat back.
+func TestGuestReadsForOthers(t *testing.T) {
+	g := newGuest(t)
+	ctx := testContext(t)
+	remote := g.conn.RemoteAddrPort()
+	second, err := g.conn.ep.Dial(ctx, remote, clientConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := g.server.ep.Accept(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	echo(t, server)
+	s, err := second.OpenStream(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := []byte{9}
+	for range 50 {
+		if _, err := s.Write(b); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(s, b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := g.stream.Write(b); err != nil { // the first one goes on as well
+		t.Fatal(err)
+	}
+	g.stream.CancelRead(1)
+	g.ends(t, func(err error) bool { var se *StreamError; return errors.As(err, &se) })
+}

@@ -1,0 +1,119 @@
+package udp
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// direct is receiving without the runtime's poller: the thread waits in the
+// kernel for this one socket. For an exchange of small messages that saves the
+// system calls of the poller and the switches between goroutines, which cost
+// more than the message.
+type direct struct {
+	mu     sync.Mutex
+	event  *os.File // an eventfd, written to interrupt the wait; opened when first used
+	closed bool
+
+	fds   [2]unix.PollFd
+	wait  func(fd uintptr) // made once
+	errno unix.Errno
+}
+
+// open makes the eventfd.
+func (d *direct) open() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.event != nil || d.closed {
+		return nil
+	}
+	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("%w (is the limit of open files reached?)", os.NewSyscallError("eventfd", err))
+	}
+	d.event = os.NewFile(uintptr(fd), "eventfd")
+	d.wait = func(sock uintptr) {
+		d.fds = [2]unix.PollFd{{Fd: int32(sock), Events: unix.POLLIN}, {Fd: int32(fd), Events: unix.POLLIN}}
+		_, _, d.errno = unix.Syscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&d.fds)), uintptr(len(d.fds)), 0, 0, 0, 0)
+	}
+	return nil
+}
+
+// interrupt ends the wait under way, or else the next one.
+func (d *direct) interrupt() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.event != nil {
+		// It takes 2^64-1 of these; closed, there is nobody to interrupt.
+		_, _ = d.event.Write(binary.NativeEndian.AppendUint64(nil, 1))
+	}
+}
+
+// close frees the eventfd. Nobody may be waiting.
+func (d *direct) close() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.closed = true
+	if d.event != nil {
+		_ = d.event.Close()
+		d.event = nil
+	}
+}
+
+// RecvDirect is Recv, but it waits in the kernel, with the thread it runs on,
+// and returns ErrInterrupted when Interrupt was called. It does not call Idle.
+func (s *Socket) RecvDirect(m *RecvMsg) error {
+	if len(m.Buf) < MinRecvBuffer {
+		return ErrShortBuffer
+	}
+	r, d := &s.recv, &s.direct
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := errors.Join(r.watch.open(), d.open()); err != nil {
+		return s.recvError(err)
+	}
+	if err := r.watch.ask(false); err != nil {
+		return s.recvError(err)
+	}
+	r.iov.Base = &m.Buf[0]
+	r.iov.SetLen(len(m.Buf))
+	defer func() { r.iov.Base = nil }()
+	for {
+		if s.closed.Load() || s.drain.active.Load() {
+			return net.ErrClosed
+		}
+		if err := s.rc.Control(d.wait); err != nil {
+			return s.recvError(err)
+		}
+		if d.errno != 0 {
+			if d.errno != unix.EINTR {
+				return s.recvError(d.errno)
+			}
+			continue
+		}
+		if d.fds[1].Revents != 0 {
+			var n [8]byte
+			_, _ = d.event.Read(n[:]) // there is something to read
+			return ErrInterrupted
+		}
+		if err := s.rc.Control(r.now); err != nil {
+			return s.recvError(err)
+		}
+		switch {
+		case r.errno == 0 && r.n > 0:
+			return r.fill(m)
+		case r.errno != 0 && r.errno != unix.EAGAIN && !transient(r.errno):
+			return s.recvError(r.errno)
+		}
+	}
+}
+
+// Interrupt makes the RecvDirect under way, or else the next one, return
+// ErrInterrupted.
+func (s *Socket) Interrupt() { s.direct.interrupt() }
