@@ -109,6 +109,9 @@ func pullTransport(reg *admin.Registry, g *Gateway) {
 	count("quicfsgw_copied_bytes_total", "Stream bytes copied in user space.", func(s *quic.Stats) float64 { return float64(s.CopiedBytes) })
 	count("quicfsgw_send_batches_total", "Sends of one or more datagrams (GSO).", func(s *quic.Stats) float64 { return float64(s.Batches) })
 	count("quicfsgw_datagrams_sent_total", "UDP datagrams sent.", func(s *quic.Stats) float64 { return float64(s.DatagramsSent) })
+	count("quicfsgw_path_gso_fallbacks_total", "Paths on which batches were given up because only they got lost.", func(s *quic.Stats) float64 { return float64(s.GSOFallbacks) })
+	count("quicfsgw_mtu_black_holes_total", "Times a path stopped carrying large datagrams.", func(s *quic.Stats) float64 { return float64(s.BlackHoles) })
+	count("quicfsgw_ecn_reports_total", "Rises of a peer's count of ECN-CE marks.", func(s *quic.Stats) float64 { return float64(s.CEReports) })
 	count("quicfsgw_retries_total", "Retry packets sent.", func(s *quic.Stats) float64 { return float64(s.Retries) })
 	reg.PullGauge("quicfsgw_buffer_bytes", "Capacity of buffers that hold received data.", sum(func(s *quic.Stats) float64 { return float64(s.HeldBytes) }))
 	reg.PullCounter("quicfsgw_handshakes_total", "Handshakes by outcome.", func(emit func(float64, ...string)) {
@@ -133,6 +136,18 @@ func pullTransport(reg *admin.Registry, g *Gateway) {
 		}
 	}, "reason")
 	pullTraces(reg, g.traces)
+	reg.PullCounter("quicfsgw_forwarded_datagrams_total", "Datagrams of connections that belong to other processes, by direction, or dropped.", func(emit func(float64, ...string)) {
+		var in, out, dropped int64
+		for _, e := range g.endpoints {
+			if e.forward != nil {
+				st := e.forward.Stats()
+				in, out, dropped = in+st.ToTarget.Load(), out+st.ToClient.Load(), dropped+st.Dropped.Load()
+			}
+		}
+		emit(float64(in), "in")
+		emit(float64(out), "out")
+		emit(float64(dropped), "dropped")
+	}, "direction")
 	pullConns(reg, g)
 	pullSockets(reg, g)
 }
@@ -186,6 +201,11 @@ func pullSockets(reg *admin.Registry, g *Gateway) {
 		sum(func(s *udp.Stats) uint64 { return s.RxQueueOverflow.Load() }))
 	reg.PullCounter("quicfsgw_gso_fallbacks_total", "Batches sent one by one because GSO failed.",
 		sum(func(s *udp.Stats) uint64 { return s.GSOFallbacks.Load() }))
+	reg.PullCounter("quicfsgw_offload_selftest_failures_total", "Offloads of sockets switched off because batches were corrupted over loopback.",
+		sum(func(s *udp.Stats) uint64 { return s.SelfTestFailures.Load() }))
+	reg.PullCounter("quicfsgw_zerocopy_sends_total", "Sends with MSG_ZEROCOPY.", sum(func(s *udp.Stats) uint64 { return s.ZerocopySends.Load() }))
+	reg.PullCounter("quicfsgw_zerocopy_copied_total", "Sends with MSG_ZEROCOPY that the kernel copied after all.",
+		sum(func(s *udp.Stats) uint64 { return s.ZerocopyCopied.Load() }))
 	reg.PullCounter("quicfsgw_socket_would_block_total", "Sends that had to wait for the socket.",
 		sum(func(s *udp.Stats) uint64 { return s.WouldBlock.Load() }))
 	reg.PullGauge("quicfsgw_socket_buffer_bytes", "Kernel socket buffers as granted.", func(emit func(float64, ...string)) {

@@ -64,11 +64,15 @@ func (c *Conn) ackRecord(r recovery.Record) {
 		}
 		if w.finAckSeen && w.buf.start == w.buf.end && !w.finAcked {
 			w.finAcked = true
+			c.emitStream(s, SendRecvd)
 			c.wakeWriter(s)
 			c.maybeForget(s)
 		}
 	case recReset:
 		if s := c.streams.all[r.ID]; s != nil {
+			if !s.snd.resetAcked {
+				c.emitStream(s, SendResetRecvd)
+			}
 			s.snd.resetAcked = true
 			c.maybeForget(s)
 		}

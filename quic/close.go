@@ -105,6 +105,7 @@ func (c *Conn) finish(s connState, err error) {
 	c.closing.err = err
 	c.closing.until = c.now().Add(3 * c.pto())
 	c.cancel(err)
+	c.emitClose(err)
 	if !c.isReady() {
 		close(c.ready) // last: who waits for it asks for the error then
 	}

@@ -87,6 +87,10 @@ type Config struct {
 	MaxStreamsBidi  int64 // streams the peer may have open, default 100; negative: none
 	MaxStreamsUni   int64 // default 100; negative: none
 
+	// MaxDatagramFrame is the largest DATAGRAM frame the peer may send, in bytes with
+	// its type and length (RFC 9221); 0: none. Every peer that takes any gets some.
+	MaxDatagramFrame int
+
 	// OutOfOrderPending and OutOfOrder cap the bytes held behind a gap, by
 	// capacity of the buffers: before the connection is admitted (default
 	// 1 MiB), and after (default 4 MiB).

@@ -47,21 +47,23 @@ type Conn struct {
 }
 
 type connGuarded struct {
-	clock   time.Time // when the lock was taken
-	cfg     *Config
-	version wire.Version
-	ver     versionState
-	greases bool // the peer takes packets whose QUIC bit is 0
-	state   connState
-	dirty   bool // there may be something to send
-	late    bool // the socket's reader is going to send it, and to wake whom there is to wake
-	turns   turns
-	path    path
-	prev    *path  // validated path to return to while the new one is unproven
-	probe   *probe // path that a client is about to move to
-	probed  probedPath
-	heardOn wire.ConnID // of ours, where the newest packet was sent to
-	paths   uint8       // path ids given out
+	clock     time.Time // when the lock was taken
+	cfg       *Config
+	version   wire.Version
+	ver       versionState
+	greases   bool // the peer takes packets whose QUIC bit is 0
+	state     connState
+	dirty     bool // there may be something to send
+	late      bool // the socket's reader is going to send it, and to wake whom there is to wake
+	turns     turns
+	path      path
+	prev      *path // validated path to return to while the new one is unproven
+	subs      []*subscriber
+	eventMask EventMask // of all of them
+	probe     *probe    // path that a client is about to move to
+	probed    probedPath
+	heardOn   wire.ConnID // of ours, where the newest packet was sent to
+	paths     uint8       // path ids given out
 
 	hs            Handshake
 	hsEpoch       uint8 // of the handshake under way: late events of another do not count
@@ -104,6 +106,7 @@ type connGuarded struct {
 	acct        accounts
 	flow        connFlow
 	streams     streamTable
+	dg          *datagrams // nil: none were sent or received
 	toWake      wakeList
 
 	largestPN       int64 // largest 1-RTT packet number received
@@ -417,6 +420,9 @@ func (c *Conn) updateKeys() error {
 		return err
 	}
 	c.trace.KeyUpdated(c.now(), "1rtt_secrets", c.app.generation, "quic")
+	if c.eventMask&EventKeyUpdate != 0 {
+		c.emit(Event{Kind: EventKeyUpdate, Phase: c.app.phase})
+	}
 	return nil
 }
 
@@ -445,6 +451,7 @@ func (c *Conn) free() {
 		s.wgate.open()
 	}
 	c.streams.closed()
+	c.freeDatagrams()
 	c.early = nil
 	c.crypto = [3]cryptoStream{}
 	if c.blocked != nil {

@@ -105,6 +105,7 @@ func (c *Conn) retireLocal(seq uint64, arrivedOn wire.ConnID) error {
 	}
 	c.ep.unregister(l.id, c)
 	c.ids.local = slices.DeleteFunc(c.ids.local, func(x localID) bool { return x.seq == seq })
+	c.emitRetired(true, seq)
 	c.issueIDs()
 	return nil
 }
@@ -185,6 +186,7 @@ func (c *Conn) retireRemote(seq uint64) {
 	}
 	c.ids.retire = append(c.ids.retire, seq)
 	c.ids.remote = slices.DeleteFunc(c.ids.remote, func(x remoteID) bool { return x.seq == seq })
+	c.emitRetired(false, seq)
 	c.dirty = true
 }
 

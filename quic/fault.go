@@ -85,7 +85,6 @@ func (c *Conn) watchLost(p *recovery.SentPacket) {
 		if q.gsoFault.found() {
 			q.noGSO = true
 			c.stats.GSOFallbacks++
-			c.ep.stats.GSOFallbacks.Add(1)
 			c.log.Warn("batches of datagrams only get lost while single ones arrive: sending them one by one on this path (a faulty kernel or network driver; quic.gso: off avoids the attempt)",
 				"remote", q.remote)
 		}

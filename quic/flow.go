@@ -67,7 +67,8 @@ const (
 
 // grow notes that n bytes were taken and returns, at most once a period, a
 // larger window where the present one is less than it should be. It is not more
-// than that either: what waits in a queue for nothing only grows cold.
+// than that either: what waits in a queue for nothing only grows cold. A rate that
+// rises is going to rise on: its window is made for twice as much.
 func (m *windowRate) grow(now time.Time, rtt time.Duration, n, window, most uint64) uint64 {
 	if m.since.IsZero() {
 		m.since = now
@@ -78,16 +79,16 @@ func (m *windowRate) grow(now time.Time, rtt time.Duration, n, window, most uint
 		return window
 	}
 	rate := float64(m.taken) / float64(d)
-	trips, factor := 4*rtt, 2.0
+	trips, limit := 4*rtt, 2*float64(window)
 	if m.before > 0 && rate > m.before+m.before/4 {
-		trips, factor = 8*rtt, 4
+		trips, limit = 8*rtt, 4*float64(window)
 	}
 	m.since, m.taken, m.before = now, 0, rate
 	want := rate * float64(trips+rateSlack)
 	if want <= float64(window) {
 		return window
 	}
-	return max(window, uint64(min(want, factor*float64(window), float64(most))))
+	return max(window, uint64(min(want, limit, float64(most))))
 }
 
 // creditConn gives the peer room for n more bytes on the connection.

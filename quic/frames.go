@@ -32,8 +32,7 @@ func (c *Conn) processFrames(f *frameInfo, b []byte) error {
 		return c.fail(ProtocolViolation, 0, "packet without frames")
 	}
 	for len(b) > 0 {
-		typ := uint64(b[0])
-		if typ&^7 == wire.FrameStream && f.packet == wire.Packet1RTT {
+		if b[0]&^7 == wire.FrameStream && f.packet == wire.Packet1RTT {
 			// Nearly all there is, and allowed: no need to look it up.
 			f.ackEliciting, f.nonProbing = true, true
 			n, err := c.processStream(b)
@@ -43,12 +42,8 @@ func (c *Conn) processFrames(f *frameInfo, b []byte) error {
 			b = b[n:]
 			continue
 		}
-		typ = wire.FrameType(b)
-		if !wire.FrameKnown(typ) || typ == wire.FrameDatagram || typ == wire.FrameDatagramLen {
-			// RFC 9221, Section 3: a DATAGRAM that was not negotiated is a PROTOCOL_VIOLATION.
-			if typ == wire.FrameDatagram || typ == wire.FrameDatagramLen {
-				return c.fail(ProtocolViolation, typ, "DATAGRAM was not negotiated")
-			}
+		typ := wire.FrameType(b)
+		if !wire.FrameKnown(typ) {
 			return c.fail(FrameEncodingError, typ, "unknown frame type")
 		}
 		if !wire.FrameAllowed(typ, f.packet) {
@@ -115,6 +110,11 @@ func (c *Conn) processFrame(f *frameInfo, typ uint64, b []byte) (n int, err erro
 		var token []byte
 		if token, n = wire.ConsumeNewToken(b); n >= 0 {
 			err = c.onNewToken(token)
+		}
+	case wire.FrameDatagram, wire.FrameDatagramLen:
+		var data []byte
+		if data, n = wire.ConsumeDatagram(b); n >= 0 {
+			err = c.onDatagram(data, n)
 		}
 	case wire.FrameHandshakeDone:
 		n = wire.ConsumeHandshakeDone(b)
@@ -196,6 +196,9 @@ func (c *Conn) processFlowFrame(typ uint64, b []byte) (n int, err error) {
 func (c *Conn) onMaxData(v uint64) {
 	if v > c.flow.sendMax {
 		c.flow.sendMax = v
+		if c.eventMask&EventMaxData != 0 {
+			c.emit(Event{Kind: EventMaxData, Whole: true, Max: v})
+		}
 		for _, s := range c.streams.waiting {
 			s.waits = false
 			c.queueSend(s)
@@ -224,6 +227,9 @@ func (c *Conn) onNewToken(token []byte) error {
 	}
 	if c.cfg.Tokens != nil && len(token) <= maxTokenLen {
 		c.cfg.Tokens.put(c.cfg.ServerName, c.version, token)
+	}
+	if c.eventMask&EventNewToken != 0 {
+		c.emit(Event{Kind: EventNewToken, Data: clone(token)})
 	}
 	return nil
 }

@@ -84,6 +84,7 @@ func (c *Conn) localParams() *wire.TransportParams {
 		MinAckDelay:                    localMinAckDelay,
 		ActiveConnIDLimit:              localConnIDLimit,
 		GreaseBit:                      !cfg.NoGrease,
+		MaxDatagram:                    cfg.maxDatagramFrame(),
 		VersionInfo:                    c.versionInfo(),
 	}
 	greaseParams(p)
@@ -140,6 +141,9 @@ func (c *Conn) feedCrypto(space recovery.Space) {
 	if space == recovery.AppData {
 		if b = c.ticketMessages(b); len(b) == 0 {
 			return
+		}
+		if c.eventMask&EventSessionTicket != 0 {
+			c.emit(Event{Kind: EventSessionTicket, Data: clone(b)})
 		}
 	}
 	c.hs.Crypto(levelOf(space), b)
@@ -415,6 +419,9 @@ func (c *Conn) admit() {
 	c.issueIDs()
 	for i := range c.streams.accept {
 		c.streams.accept[i].open()
+	}
+	if c.dg != nil {
+		c.dg.arrived.open()
 	}
 	if c.server {
 		// RFC 9001, Section 4.1.2: "the TLS handshake is considered confirmed at

@@ -136,6 +136,9 @@ func (c *Conn) onPathResponse(data [8]byte) {
 	c.tokenDue = c.server && c.cfg.Retry != RetryNever
 	c.raiseMTU()
 	c.ep.onPathValidated(c)
+	if c.eventMask&EventMigration != 0 {
+		c.emit(Event{Kind: EventMigration})
+	}
 }
 
 // goBack returns to the last validated path.

@@ -254,10 +254,14 @@ func (c *Conn) buildShort(b *outBatch, slot []byte, mode int) int {
 	front := b.front[:0]
 	bulk := b.bulk && mode == packAll
 	b.bulk = false
-	if !bulk {
-		front = c.appendAck(front, recovery.AppData, room, &pkt)
+	if mode != packAcks && !bulk {
+		front = c.appendDatagrams(front, room, &pkt) // first, as they fit whole or not at all
 	}
-	ackOnly := len(front) > 0
+	data := len(front)
+	if !bulk {
+		front = c.appendAck(front, recovery.AppData, room-data, &pkt)
+	}
+	ackOnly := len(front) > data
 	if ackOnly && c.recv[recovery.AppData].ShouldElicit() && c.ackDue(recovery.AppData) {
 		c.ping = true
 	}
@@ -284,7 +288,7 @@ func (c *Conn) buildShort(b *outBatch, slot []byte, mode int) int {
 	least := min(c.leastPayload(len(hdr), pnLen), room)
 	if last.n > 0 || last.stream != nil {
 		out = c.sealStream(hdr, front, &last, pn, least)
-		b.bulk = mode == packAll && len(front) == 0 && len(out) == cap(slot)
+		b.bulk = mode == packAll && len(front) == 0 && len(out) == cap(slot) && !c.wantsDatagrams()
 	} else {
 		if short := least - len(front); short > 0 {
 			front = wire.AppendPadding(front, short)

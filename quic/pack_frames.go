@@ -36,7 +36,7 @@ const maxFrameLen = 64
 func (c *Conn) wantsApp() bool {
 	t := &c.streams
 	return len(t.sendQueue) > 0 || len(t.ctrlQueue) > 0 || c.flow.needMax || c.hsDone || c.tokenDue && c.path.validated || c.ping || c.freq.due || len(c.ids.retire) > 0 ||
-		t.needMax[0] || t.needMax[1] || c.crypto[recovery.AppData].wants()
+		t.needMax[0] || t.needMax[1] || c.wantsDatagrams() || c.crypto[recovery.AppData].wants()
 }
 
 // appDue tells whether buildShort would find anything to send but an
@@ -287,8 +287,14 @@ func (c *Conn) markSent(s *Stream, off uint64, n int, again bool, pkt *recovery.
 		c.turns.answered()
 	}
 	w.buf.sent(off, end)
+	if off == 0 && !again {
+		c.emitStream(s, SendSend)
+	}
 	fin = w.fin && end == w.buf.end
 	if fin {
+		if !w.finSent {
+			c.emitStream(s, SendSent)
+		}
 		w.finSent, w.finLost = true, false
 	}
 	pkt.Add(recovery.Record{Kind: recStream, ID: s.id, Off: off, Len: uint32(n), Fin: fin})
@@ -371,13 +377,4 @@ func withoutFirst(q []*Stream) []*Stream {
 		return nil
 	}
 	return q
-}
-
-// rotate gives the next stream its turn.
-func (t *streamTable) rotate() {
-	if n := len(t.sendQueue); n > 1 {
-		s := t.sendQueue[0]
-		copy(t.sendQueue, t.sendQueue[1:])
-		t.sendQueue[n-1] = s
-	}
 }

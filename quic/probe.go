@@ -132,6 +132,9 @@ func (c *Conn) endProbe(err error) {
 	c.raiseMTU()
 	c.log.Info("moved", "from", old.local, "to", c.path.local, "server", c.path.remote)
 	c.ep.onPathValidated(c)
+	if c.eventMask&EventMigration != 0 {
+		c.emit(Event{Kind: EventMigration, Local: true})
+	}
 }
 
 // goToPreferred follows the server's wish, if it does not lead astray.

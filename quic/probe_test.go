@@ -86,8 +86,32 @@ func (x *cidTrace) unlinkable(t testing.TB) {
 	}
 }
 
-// TestMigrate moves a client while data flows both ways. Hostile row 43: an observer
-// of both paths finds no connection ID on more than one of them.
+// TestHostile43Linkability: who sees all paths of a connection finds no connection ID
+// on more than one of them, whoever moves, and none of a path that was left.
+func TestHostile43Linkability(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		scfg := serverConfig()
+		scfg.PreferredAddress.IPv4 = addrPort("10.0.0.11:443")
+		sp, ids := movingPair(t, scfg)
+		c, s := sp.dial(clientConfig())
+		sp.exchange(c, s, 1, 100<<10)
+		time.Sleep(time.Second)
+		for _, to := range []string{"10.0.0.22", "10.0.0.2", "10.0.0.22"} {
+			if err := c.Migrate(context.Background(), netip.MustParseAddr(to)); err != nil {
+				t.Fatal(err)
+			}
+			sp.exchange(c, s, 1, 100<<10)
+			time.Sleep(time.Second)
+		}
+		ids.unlinkable(t)
+		// the handshake's addresses, the server's other one, three moves: both ways
+		if n := len(ids.seen); n < 2*5 {
+			t.Errorf("%d connection IDs were seen on 5 paths", n)
+		}
+	})
+}
+
+// TestMigrate moves a client while data flows both ways.
 func TestMigrate(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		sp, ids := movingPair(t, serverConfig())
@@ -439,13 +463,18 @@ func TestRotateConnectionIDs(t *testing.T) {
 		time.Sleep(time.Second)
 		for i := range 10 {
 			x := []*Conn{c, s}[i%2]
-			old := x.dst()
+			dst := func() wire.ConnID {
+				x.lock()
+				defer x.unlock()
+				return x.dst()
+			}
+			old := dst()
 			if err := x.RotateConnectionIDs(); err != nil {
 				t.Fatalf("%d: %v", i, err)
 			}
 			sp.exchange(c, s, 1, 50<<10)
 			time.Sleep(time.Second)
-			if x.dst() == old {
+			if dst() == old {
 				t.Error("the same ID is in use")
 			}
 		}

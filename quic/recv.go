@@ -50,6 +50,9 @@ const compactSlack = 256 << 10
 
 func (c *Conn) unreadBytes() int {
 	n := c.acct.late
+	if c.dg != nil {
+		n += c.dg.inBytes
+	}
 	for _, s := range c.streams.all {
 		n += s.rcv.buf.unread()
 	}

@@ -236,10 +236,10 @@ func (c *Conn) transmit(b *outBatch) bool {
 func (c *Conn) trySend(b *outBatch) bool {
 	sock := c.shard.conn()
 	p := &c.path
-	b.msg = udp.SendMsg{Data: b.buf.Bytes()[b.sent:b.n], SegmentSize: b.segment, Remote: p.remote, Local: p.local, IfIndex: p.ifIndex, ECN: b.ecn, DontFragment: true}
+	b.msg = udp.SendMsg{Data: b.buf.Bytes()[b.sent:b.n], SegmentSize: b.segment, Remote: p.remote, Local: p.local, IfIndex: p.ifIndex, ECN: b.ecn, DontFragment: true, Buf: b.buf}
 	err := sock.Send(&b.msg)
 	b.sent += b.msg.Sent
-	b.msg.Data = nil
+	b.msg.Data, b.msg.Buf = nil, nil
 	if errors.Is(err, udp.ErrWouldBlock) {
 		c.blocked = b
 		sock.OnWritable(c.onWritable)

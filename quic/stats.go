@@ -13,8 +13,6 @@ type endpointStats struct {
 
 	DropHeader, DropDecrypt, DropDuplicate, DropNoKeys, DropUnknown, DropVersion, DropSmallInitial, Drop0RTT, DropBudget, DropBusy atomic.Int64
 
-	GSOFallbacks atomic.Int64
-
 	SendErrors, RecvErrors, CopiedBytes atomic.Int64
 
 	closedConns counters
@@ -22,7 +20,7 @@ type endpointStats struct {
 
 // counters sums what closed connections counted.
 type counters struct {
-	DatagramsSent, DatagramsReceived, BytesSent, BytesReceived, PacketsSent, PacketsReceived, PacketsLost, BytesRetransmitted, Batches, PTOs, BytesLost, SpuriousLosses atomic.Uint64
+	DatagramsSent, DatagramsReceived, BytesSent, BytesReceived, PacketsSent, PacketsReceived, PacketsLost, BytesRetransmitted, Batches, PTOs, BytesLost, SpuriousLosses, GSOFallbacks, BlackHoles, CEReports atomic.Uint64
 }
 
 // Stats is a snapshot of an Endpoint's counters. Drop reasons: header (not a
@@ -40,6 +38,7 @@ type Stats struct {
 	DatagramsSent, DatagramsReceived, BytesSent, BytesReceived                           uint64
 	PacketsSent, PacketsReceived, PacketsLost, BytesRetransmitted, Batches, PTOs         uint64
 	BytesLost, SpuriousLosses                                                            uint64 // of packets declared lost; packets of those that had arrived
+	GSOFallbacks, BlackHoles, CEReports                                                  uint64
 }
 
 // ConnStats is a snapshot of one connection's counters.
@@ -50,6 +49,10 @@ type ConnStats struct {
 	PacketsLost, BytesRetransmitted  uint64
 	Batches                          uint64 // sends, of one or more datagrams
 	PTOs, KeyUpdates, PathChanges    uint64
+	DatagramFramesSent               uint64 // DATAGRAM frames (RFC 9221)
+	DatagramFramesReceived           uint64 // of which some may have been dropped
+	DatagramFramesDropped            uint64 // both ways: a queue was full, or the path shrank
+	EventsDropped                    uint64 // that a subscriber was too slow for
 	BlackHoles                       uint64 // falls back to the smallest datagram
 	MTUProbes                        uint64
 	GSOFallbacks                     uint64 // paths on which batches were given up
@@ -112,6 +115,9 @@ func (s *counters) retire(c *ConnStats) {
 	s.PTOs.Add(c.PTOs)
 	s.BytesLost.Add(c.BytesLost)
 	s.SpuriousLosses.Add(c.SpuriousLosses)
+	s.GSOFallbacks.Add(c.GSOFallbacks)
+	s.BlackHoles.Add(c.BlackHoles)
+	s.CEReports.Add(c.CEReports)
 }
 
 // Stats returns the endpoint's counters, those of closed and of live connections.
@@ -146,6 +152,9 @@ func (e *Endpoint) Stats() Stats {
 		s.PTOs += k.PTOs.Load()
 		s.BytesLost += k.BytesLost.Load()
 		s.SpuriousLosses += k.SpuriousLosses.Load()
+		s.GSOFallbacks += k.GSOFallbacks.Load()
+		s.BlackHoles += k.BlackHoles.Load()
+		s.CEReports += k.CEReports.Load()
 	}
 	e.mu.RLock()
 	s.Connections, s.Handshaking = len(e.live), e.handshaking

@@ -37,6 +37,9 @@ type Stream struct {
 	// in conn.toWake, for the reader, the writer or both
 	wakeRead, wakeWrite bool
 	gone                bool // no longer in conn.streams
+
+	urgency int8 // less DefaultUrgency
+	whole   bool // not incremental
 }
 
 // A recvHalf is the receiving part of a stream (RFC 9000, Section 3.2).
@@ -173,6 +176,12 @@ func (s *Stream) readErr() error {
 func (s *Stream) readDone() {
 	if !s.rcv.done {
 		s.rcv.done = true
+		switch {
+		case s.rcv.reset:
+			s.conn.emitStream(s, RecvResetRead)
+		case !s.rcv.stopped:
+			s.conn.emitStream(s, RecvRead)
+		}
 		s.conn.maybeForget(s)
 	}
 }
@@ -336,6 +345,7 @@ func (s *Stream) resetSend(code uint64) {
 	w.reset, w.resetCode, w.needReset = true, code, true
 	w.buf.end = w.buf.next // the final size: what was sent at least once
 	w.buf.discard()
+	s.conn.emitStream(s, SendResetSent)
 	s.wgate.open()
 	s.conn.queueCtrl(s)
 }

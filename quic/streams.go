@@ -75,6 +75,12 @@ func (c *Conn) newStream(id uint64) *Stream {
 	s.rcv.done = !s.rcv.exists
 	s.snd.finAcked = !s.snd.exists
 	c.streams.all[id] = s
+	if s.snd.exists {
+		c.emitStream(s, SendReady)
+	}
+	if s.rcv.exists {
+		c.emitStream(s, RecvRecv)
+	}
 	return s
 }
 
@@ -245,7 +251,7 @@ func (c *Conn) returnStreams(kind int) {
 func (c *Conn) queueSend(s *Stream) {
 	if !s.queued && !s.gone {
 		s.queued = true
-		c.streams.sendQueue = append(c.streams.sendQueue, s)
+		c.streams.enqueue(s)
 	}
 	c.dirty = true
 }
@@ -272,7 +278,7 @@ func (c *Conn) onStream(f wire.StreamFrame) error {
 	if r.reset || r.done && !r.stopped {
 		return nil
 	}
-	before := r.buf.highest
+	before, known, had := r.buf.highest, r.buf.hasFin, r.buf.end
 	if len(f.Data) > 0 && !r.stopped {
 		if !c.memoryAllows(len(f.Data), f.Off <= r.buf.end) {
 			return errOverBudget
@@ -304,6 +310,14 @@ func (c *Conn) onStream(f wire.StreamFrame) error {
 		c.wakeReader(s)
 		if r.stopped {
 			s.readDone()
+		}
+	}
+	if c.eventMask&EventStreamUpdate != 0 && r.buf.hasFin && !r.stopped {
+		if !known {
+			c.emitStream(s, RecvSizeKnown)
+		}
+		if r.buf.end == r.buf.final && (!known || had != r.buf.end) {
+			c.emitStream(s, RecvRecvd)
 		}
 	}
 	return nil
@@ -362,6 +376,7 @@ func (c *Conn) onResetStream(id, code, final uint64) error {
 	r.buf.skip(&c.acct)
 	r.buf.hasFin, r.buf.final = true, final
 	r.reset, r.resetCode = true, code
+	c.emitStream(s, RecvResetRecvd)
 	s.rgate.open()
 	if r.stopped {
 		s.readDone()
@@ -393,6 +408,9 @@ func (c *Conn) onMaxStreamData(id, v uint64) error {
 	}
 	if v > s.snd.max {
 		s.snd.max = v
+		if c.eventMask&EventMaxData != 0 {
+			c.emit(Event{Kind: EventMaxData, StreamID: id, Max: v})
+		}
 		c.queueSend(s)
 	}
 	return nil
@@ -411,6 +429,9 @@ func (c *Conn) onMaxStreams(uni bool, v uint64) error {
 	}
 	if t := &c.streams; v > t.max[kind] {
 		t.max[kind] = v
+		if c.eventMask&EventMaxStreams != 0 {
+			c.emit(Event{Kind: EventMaxStreams, Uni: uni, Max: v})
+		}
 		t.opening[kind].open()
 	}
 	return nil

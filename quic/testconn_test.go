@@ -416,6 +416,8 @@ func parseFrame(t testing.TB, b []byte) (f frame) {
 		f.path, f.n = wire.ConsumePathResponse(b)
 	case typ == wire.FrameConnectionClose, typ == wire.FrameConnectionCloseApp:
 		f.app, f.code, f.closeFrame, f.data, f.n = wire.ConsumeConnectionClose(b)
+	case typ == wire.FrameDatagram, typ == wire.FrameDatagramLen:
+		f.data, f.n = wire.ConsumeDatagram(b)
 	case typ == wire.FramePing, typ == wire.FrameHandshakeDone:
 		f.n = 1
 	default:

@@ -146,6 +146,13 @@ func readPair(f *fileSet, c *Certificate) ([]*x509.Certificate, crypto.Signer, e
 	if err != nil {
 		return nil, nil, err
 	}
+	if open, name := signerFor(c.Key); open != nil {
+		key, err := open(name, chain[0].PublicKey)
+		if err != nil {
+			return nil, nil, fmt.Errorf("key %s: %w", c.Key, err)
+		}
+		return chain, key, nil
+	}
 	path, kb := c.Cert, b
 	if c.Key != "" {
 		path = c.Key

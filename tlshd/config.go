@@ -69,7 +69,8 @@ type Certificate struct {
 	// Cert is a PEM file, leaf first, or one DER certificate. It may hold the
 	// key as well, then Key is empty.
 	Cert string `json:"cert,omitempty"`
-	// Key is PKCS #8, PKCS #1 or SEC 1, PEM or DER, not encrypted.
+	// Key is PKCS #8, PKCS #1 or SEC 1, PEM or DER, not encrypted; or scheme:name
+	// of a scheme that RegisterSigner knows.
 	Key string `json:"key,omitempty"`
 	// PFX is a PKCS #12 file with key and chain, PFXPassword the file its
 	// password is in (without it: the empty password).

@@ -32,6 +32,7 @@ type benchFlags struct {
 	payload sizeFlag
 	gso     modeFlag
 	gro     modeFlag
+	zero    modeFlag
 	profile string
 	cc      congestionFlag
 }
@@ -59,11 +60,14 @@ func (b *benchFlags) register(c command) *flag.FlagSet {
 	fs.Var(&b.gso, "gso", "segmentation offload: `auto`, on or off")
 	fs.Var(&b.gro, "gro", "receive offload: `auto`, on or off")
 	fs.Var(&b.cc, "congestion", "congestion control of what this end sends: `cubic`, newreno or bbr")
+	fs.Var(&b.zero, "zerocopy", "MSG_ZEROCOPY: `auto` (not used), on or off")
 	fs.StringVar(&b.profile, "cpuprofile", "", "write a CPU profile to `FILE`, for go tool pprof")
 	return fs
 }
 
-func (b *benchFlags) udp() udp.Config { return udp.Config{GSO: b.gso.Mode, GRO: b.gro.Mode} }
+func (b *benchFlags) udp() udp.Config {
+	return udp.Config{GSO: b.gso.Mode, GRO: b.gro.Mode, Zerocopy: b.zero.Mode}
+}
 
 // start starts the profile, if one is wanted.
 func (b *benchFlags) start() (stop func() error, err error) {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -16,7 +17,7 @@ import (
 
 var certCommand = command{
 	name:    "cert",
-	args:    "init | server NAME... | client NAME [--dir DIR]",
+	args:    "init | server NAME... | client NAME [--dir DIR] [--pfx] | rules [FILE]",
 	summary: "make certificates with a small CA, for tests and small sites",
 }
 
@@ -38,12 +39,13 @@ func runCert(_ context.Context, io stdio, args []string) error {
 	email := fs.String("email", "", "client: e-mail `address` to put in, for identity maps")
 	upn := fs.String("upn", "", "client: user principal `name` to put in, for Windows")
 	uri := fs.String("uri", "", "client: `URI` to put in")
+	pfx := fs.Bool("pfx", false, "server, client: also a PKCS #12 file for Windows, with its password in a file beside it")
 	rest, err := certCommand.parse(io, fs, args)
 	if err != nil {
 		return err
 	}
 	if len(rest) == 0 {
-		return usagef("cert: what kind? (init, server or client)")
+		return usagef("cert: what kind? (init, server, client or rules)")
 	}
 	if *days < 0 || *days > 36500 {
 		return usagef("cert: --days %d is not from 1 to 36500", *days)
@@ -64,7 +66,7 @@ func runCert(_ context.Context, io stdio, args []string) error {
 		_, err := makeCA(io, *dir, *name, life)
 		return err
 	case "server":
-		return certServer(io, *dir, names, life, *rpc)
+		return certServer(io, *dir, names, life, *rpc, *pfx)
 	case "client":
 		if len(names) != 1 {
 			return usagef("cert client: needs one name, such as laptop7.corp.example.com")
@@ -78,9 +80,11 @@ func runCert(_ context.Context, io stdio, args []string) error {
 		if err != nil {
 			return err
 		}
-		return issue(io, ca, *dir, r)
+		return issueAs(io, ca, *dir, r, *pfx)
+	case "rules":
+		return certRules(io, names, os.Stdin)
 	}
-	return usagef("cert: unknown kind %q (init, server or client)", kind)
+	return usagef("cert: unknown kind %q (init, server, client or rules)", kind)
 }
 
 func some(s string) []string {
@@ -91,7 +95,7 @@ func some(s string) []string {
 }
 
 // certServer issues a certificate for host names and addresses.
-func certServer(io stdio, dir string, names []string, life time.Duration, rpc bool) error {
+func certServer(io stdio, dir string, names []string, life time.Duration, rpc, pfx bool) error {
 	if len(names) == 0 {
 		return usagef("cert server: needs a name, such as files.example.com")
 	}
@@ -114,7 +118,7 @@ func certServer(io stdio, dir string, names []string, life time.Duration, rpc bo
 	if err != nil {
 		return err
 	}
-	return issue(io, ca, dir, r)
+	return issueAs(io, ca, dir, r, pfx)
 }
 
 func loadCA(dir string) (*pki.CA, error) {
@@ -144,6 +148,47 @@ func issue(io stdio, ca *pki.CA, dir string, r pki.Request) error {
 		return err
 	}
 	return writePair(io, pair, dir, fileName(r.Name))
+}
+
+// issueAs is issue, and a PFX if that is asked for.
+func issueAs(io stdio, ca *pki.CA, dir string, r pki.Request, pfx bool) error {
+	if !pfx {
+		return issue(io, ca, dir, r)
+	}
+	pair, err := ca.Issue(time.Now(), r)
+	if err != nil {
+		return err
+	}
+	// Whoever has the file by accident can't use it without the other one.
+	password := rand.Text()
+	b, err := pair.PFX(ca, password)
+	if err != nil {
+		return err
+	}
+	base := filepath.Join(dir, fileName(r.Name))
+	if err := writePair(io, pair, dir, fileName(r.Name)); err != nil {
+		return err
+	}
+	for _, f := range []struct {
+		name string
+		data []byte
+	}{{base + ".pfx", b}, {base + ".pfx.password", []byte(password + "\n")}} {
+		if err := pki.WriteNew(f.name, f.data, 0o600); err != nil {
+			return fmt.Errorf("%w (existing files are never replaced)", err)
+		}
+		if _, err := fmt.Fprintln(io.out, f.name); err != nil {
+			return err
+		}
+	}
+	use := "New-SmbClientCertificateMapping -Namespace SERVER_NAME"
+	store := "CurrentUser"
+	if r.Server {
+		use, store = "New-SmbServerCertificateMapping -Name "+r.Name, "LocalMachine"
+	}
+	_, err = fmt.Fprintf(io.out, "\non Windows, in PowerShell as administrator, with the password above:\n"+
+		"  $c = Import-PfxCertificate -FilePath %s.pfx -CertStoreLocation Cert:\\%s\\My -Password (Read-Host -AsSecureString)\n"+
+		"  %s -Thumbprint $c[0].Thumbprint -StoreName My\n", fileName(r.Name), store, use)
+	return err
 }
 
 func writePair(io stdio, pair *pki.Pair, dir, base string) error {

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -175,5 +176,46 @@ routes: [{name: r, match: {server_name: files.test}, access: staff, smb: {backen
 	code, out, _ = do(t, "check", "-c", file, "--json", "--no-files")
 	if code != 0 || !json.Valid([]byte(out)) {
 		t.Errorf("check --json: %d %s", code, out)
+	}
+}
+
+// cert --pfx makes a file that a configuration can use with the password beside
+// it; cert rules turns Windows' lines into a rule that the configuration takes.
+func TestCertForWindows(t *testing.T) {
+	dir := t.TempDir()
+	hash := strings.Repeat("ab", 32)
+	lines := filepath.Join(dir, "rules.ps1")
+	if err := os.WriteFile(lines, []byte("# exported\r\nGrant-SmbClientAccessToServer -Name files.test -IdentifierType ISSUER -Identifier \"CN=Device CA, O=Example\"\r\n"+
+		"Block-SmbClientAccessToServer -Name files.test -IdentifierType SHA256 -Identifier "+hash+"\r\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"init"}, {"server", "files.test", "--pfx"}, {"client", "laptop7", "--upn", "alice@corp.test", "--pfx"}} {
+		code, out, errOut := do(t, append(append([]string{"cert"}, args...), "--dir", dir)...)
+		if code != exitOK {
+			t.Fatalf("cert %q: %d %s", args, code, errOut)
+		}
+		want := map[string]string{"server": "New-SmbServerCertificateMapping -Name files.test", "client": "New-SmbClientCertificateMapping"}[args[0]]
+		if !strings.Contains(out, want) || want != "" && strings.Count(out, ".pfx") < 3 {
+			t.Errorf("cert %q says %s", args, out)
+		}
+	}
+	code, rule, errOut := do(t, "cert", "rules", lines)
+	if code != exitOK || !strings.Contains(rule, "CN=Device CA") || !strings.Contains(rule, hash) {
+		t.Fatalf("cert rules: %d %s %s", code, rule, errOut)
+	}
+	file := filepath.Join(dir, "config.yaml")
+	text := fmt.Sprintf("tlshd:\n  certificates: [{names: [files.test], pfx: files.test.pfx, pfx_password_file: files.test.pfx.password}]\n  client_ca: [ca.crt]\n%s"+
+		"routes: [{name: r, match: {server_name: files.test}, access: windows, smb: {backends: [nas]}}]\n", rule)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code, _, errOut := do(t, "check", "-c", file); code != exitOK {
+		t.Errorf("check: %d %s\n%s", code, errOut, text)
+	}
+	if err := os.WriteFile(lines, []byte("Grant-SmbClientAccessToServer -Name x -IdentifierType SHA256 -Identifier 12\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code, out, errOut := do(t, "cert", "rules", lines); code != exitFailed || out != "" || !strings.Contains(errOut, lines+":1: ") {
+		t.Errorf("a bad line: %d %q %q", code, out, errOut)
 	}
 }

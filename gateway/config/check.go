@@ -22,7 +22,6 @@ func check(d *decoder, c *Config) {
 	}
 	checkRoutes(d, c)
 	checkQUIC(d, &c.QUIC)
-	warnUnbuilt(d, c)
 	checkRest(d, c)
 }
 
@@ -52,6 +51,8 @@ func checkTlshd(d *decoder, c *Config) {
 		switch {
 		case cert.PFX != "" && (cert.Cert != "" || cert.Key != ""):
 			d.errorAt(path+".pfx", "", "give either pfx, or cert and key")
+		case cert.PFX == "" && cert.PFXPassword != "":
+			d.errorAt(path+".pfx_password_file", "", "is the password of a pfx, and there is none")
 		case cert.PFX == "" && (cert.Cert == "" || cert.Key == ""):
 			d.errorAt(path, "", "needs cert and key, or pfx")
 		}
@@ -187,15 +188,6 @@ func checkQUIC(d *decoder, q *QUIC) {
 		if slices.Index(q.Versions, v) != i {
 			d.errorAt(fmt.Sprintf("quic.versions[%d]", i), "", "%s is given twice", v)
 		}
-	}
-}
-
-// warnUnbuilt names what the file may say but this release does not do yet.
-// A row goes away with the commit that builds the feature.
-func warnUnbuilt(d *decoder, c *Config) {
-	q := &c.QUIC
-	if q.ZeroCopy == "on" {
-		d.warnAt("quic.zerocopy", "", "MSG_ZEROCOPY is not in this release")
 	}
 }
 

@@ -59,7 +59,7 @@ type Listen struct {
 type Tlshd struct {
 	Mode         string        `yaml:"mode" default:"spawn" enum:"spawn|socket" doc:"spawn: serve starts the helper; socket: the helper is a service of its own"`
 	Socket       Path          `yaml:"socket" default:"/run/quic-fsgw/tlshd.sock" doc:"Where the helper listens in mode socket"`
-	User         string        `yaml:"user" default:"" doc:"Account a spawned helper runs as when the gateway is started by root; empty: the gateway's own"`
+	User         string        `yaml:"user" default:"" doc:"Account a spawned helper becomes after it has read its files, when root starts serve; empty: it begins as quic-fsgw-tlshd, or a number that nobody has, and can read the files of root"`
 	Group        string        `yaml:"group" default:"" doc:"Group of the spawned helper; the key files must be readable by it"`
 	Certificates []Certificate `yaml:"certificates" doc:"Server certificates, chosen by the name the client asks for"`
 	ClientCA     []Path        `yaml:"client_ca" doc:"CA certificates that client certificates must chain to; PEM or DER"`
@@ -74,6 +74,8 @@ type Certificate struct {
 	Cert  Path     `yaml:"cert" default:"" doc:"Certificate chain, leaf first; PEM or DER"`
 	Key   Path     `yaml:"key" default:"" doc:"Private key; PEM or DER"`
 	PFX   Path     `yaml:"pfx" default:"" doc:"PKCS #12 file instead of cert and key"`
+
+	PFXPassword Path `yaml:"pfx_password_file" default:"" doc:"File whose first line is the password of pfx; empty: no password"`
 }
 
 // AccessRule is a named rule. Rule is its compiled form.
@@ -110,7 +112,7 @@ type Route struct {
 	Access  string   `yaml:"access" default:"" doc:"Name of an access rule, or public; required for smb and nfs"`
 	SMB     *SMB     `yaml:"smb" doc:"SMB over QUIC to SMB servers on TCP"`
 	NFS     *NFS     `yaml:"nfs" doc:"RPC over QUIC to an NFS server on TCP"`
-	Forward *Forward `yaml:"forward" doc:"Give the connection to another process; not in this release"`
+	Forward *Forward `yaml:"forward" doc:"Give the connection to another process, which handshakes itself"`
 }
 
 // Kind is smb, nfs or forward.
@@ -176,7 +178,8 @@ type NFS struct {
 	Backends       []string      `yaml:"backends" doc:"host:port of the NFS server; port 2049 where none is given; several only if each knows the file handles of the others, as the heads of a cluster do"`
 	Policy         string        `yaml:"policy" default:"failover" enum:"failover|sticky" doc:"failover: the first that answers; sticky: a client keeps its server"`
 	Ports          Ports         `yaml:"ports" doc:"TCP ports of the programs beside NFS on the backend"`
-	Exports        []string      `yaml:"exports" doc:"Paths that MOUNT, and the first LOOKUPs of NFSv4, let through; not a boundary: see docs/threat-model.md"`
+	Exports        []string      `yaml:"exports" doc:"Paths that MOUNT lets through; not a boundary: see docs/threat-model.md"`
+	V4Exports      []string      `yaml:"v4_exports" doc:"Paths of the server's NFSv4 tree that a client may look up from the root; empty: all; not a boundary either"`
 	Identity       Identity      `yaml:"identity" doc:"Who the client is to the NFS server; AUTH_SYS is replaced, never trusted"`
 	PrivilegedPort bool          `yaml:"privileged_port" default:"false" doc:"Connect to backends from a port below 1024, as exports with the option secure want it; needs CAP_NET_BIND_SERVICE"`
 	GSS            string        `yaml:"rpcsec_gss" default:"refuse" enum:"refuse|pass" doc:"Calls with Kerberos credentials: refuse, or pass unchanged, where identity and exports bind nobody"`
@@ -224,7 +227,7 @@ type MapRow struct {
 
 // Forward names the process a connection is given to.
 type Forward struct {
-	UDP Addr `yaml:"udp" doc:"Address and port of the other process"`
+	UDP Addr `yaml:"udp" doc:"Address and port of the other process; it sees each client under a source port of its own"`
 }
 
 // QUIC holds transport settings.
@@ -238,7 +241,7 @@ type QUIC struct {
 	MaxUDPPayload Auto     `yaml:"max_udp_payload" default:"auto" min:"1200" max:"65527" doc:"Bytes per datagram; auto: path MTU discovery"`
 	GSO           string   `yaml:"gso" default:"auto" enum:"auto|on|off" doc:"Send batches with UDP segmentation offload"`
 	GRO           string   `yaml:"gro" default:"auto" enum:"auto|on|off" doc:"Receive batches with UDP receive offload"`
-	ZeroCopy      string   `yaml:"zerocopy" default:"auto" enum:"auto|on|off" doc:"MSG_ZEROCOPY for large batches; not in this release"`
+	ZeroCopy      string   `yaml:"zerocopy" default:"auto" enum:"auto|on|off" doc:"MSG_ZEROCOPY for batches from 32 KiB, given up where the kernel copies all the same; auto: not used, see tuning.md"`
 	EarlyData     string   `yaml:"early_data" default:"off" enum:"off" doc:"0-RTT; file protocols must not use it, so off is the only value"`
 }
 

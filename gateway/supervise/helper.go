@@ -20,7 +20,7 @@ func HelperConfig(cfg *config.Config) tlshd.Config {
 		User: t.User, Group: t.Group,
 	}
 	for _, c := range t.Certificates {
-		out.Certificates = append(out.Certificates, tlshd.Certificate{Names: c.Names, Cert: string(c.Cert), Key: string(c.Key), PFX: string(c.PFX)})
+		out.Certificates = append(out.Certificates, tlshd.Certificate{Names: c.Names, Cert: string(c.Cert), Key: string(c.Key), PFX: string(c.PFX), PFXPassword: string(c.PFXPassword)})
 	}
 	for name, a := range cfg.Access {
 		if len(a.ClientCA) > 0 {

@@ -129,7 +129,7 @@ func (s *Supervisor) listen() error {
 }
 
 func socketConfig(q *config.QUIC) udp.Config {
-	return udp.Config{GSO: mode(q.GSO), GRO: mode(q.GRO)}
+	return udp.Config{GSO: mode(q.GSO), GRO: mode(q.GRO), Zerocopy: mode(q.ZeroCopy)}
 }
 
 func mode(s string) udp.Mode {

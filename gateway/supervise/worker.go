@@ -85,7 +85,7 @@ func Worker(ctx context.Context, wc WorkerConfig) error {
 		}
 	}})
 	defer w.client.Close()
-	listeners, err := inherit(cfg, start.Shards)
+	listeners, err := inherit(cfg, start.Shards, log)
 	if err != nil {
 		return err
 	}
@@ -102,10 +102,12 @@ func Worker(ctx context.Context, wc WorkerConfig) error {
 }
 
 // inherit takes over the sockets that the supervisor opened.
-func inherit(cfg *config.Config, shards []int) ([]gateway.Listener, error) {
+func inherit(cfg *config.Config, shards []int, log *slog.Logger) ([]gateway.Listener, error) {
 	if len(shards) != len(cfg.Listen) {
 		return nil, fmt.Errorf("packet process: %d listeners inherited, %d configured (the file changed meanwhile: restart)", len(shards), len(cfg.Listen))
 	}
+	sockets := socketConfig(&cfg.QUIC)
+	sockets.Logger = log
 	var out []gateway.Listener
 	fd := uintptr(firstFile + 1)
 	for i, n := range shards {
@@ -115,7 +117,7 @@ func inherit(cfg *config.Config, shards []int) ([]gateway.Listener, error) {
 			files = append(files, os.NewFile(fd, "udp"))
 			fd++
 		}
-		g, err := udp.GroupFromFiles(files, socketConfig(&cfg.QUIC))
+		g, err := udp.GroupFromFiles(files, sockets)
 		for _, f := range files {
 			_ = f.Close()
 		}

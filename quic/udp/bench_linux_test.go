@@ -2,8 +2,13 @@ package udp
 
 import (
 	"errors"
+	"flag"
+	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"os/exec"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -90,4 +95,89 @@ func BenchmarkBuffer(b *testing.B) {
 	for b.Loop() {
 		NewBuffer().Release()
 	}
+}
+
+// BenchmarkZerocopy sends into a bridge without ports, in a namespace of its
+// own: the kernel does all of a send's work and neither copies for the receiver
+// nor delivers. It shows from which size on a send is worth pinning for; the
+// table in docs/tuning.md was made with it.
+func BenchmarkZerocopy(b *testing.B) {
+	if !benchInNamespace(b) {
+		return
+	}
+	to := bridge(b)
+	for _, size := range []int{1400, 9800, 16800, 32200, 64400} {
+		for _, bm := range []struct {
+			name string
+			cfg  Config
+			pin  bool
+		}{
+			{"copy", Config{GSO: Off, Zerocopy: Off}, false},
+			{"GSO", Config{Zerocopy: Off}, false},
+			{"GSO+zerocopy", Config{Zerocopy: On}, true},
+		} {
+			b.Run(fmt.Sprintf("%d/%s", size, bm.name), func(b *testing.B) { sendInto(b, to, bm.cfg, size, bm.pin) })
+		}
+	}
+}
+
+// sendInto sends size bytes an iteration from pooled buffers, as a connection
+// does. Without pinning that is the same one, warm in the cache, again and
+// again; what is pinned comes back in its time.
+func sendInto(b *testing.B, to netip.AddrPort, cfg Config, size int, pin bool) {
+	c, err := ListenOne(netip.MustParseAddrPort("10.7.7.1:0"), cfg)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer c.Close()
+	if pin {
+		least := c.zc.least
+		c.zc.least = 0
+		defer func() { c.zc.least = least }()
+	}
+	b.SetBytes(int64(size))
+	before := cpuTime(b)
+	for b.Loop() {
+		buf := NewBatch()
+		clear(buf.Bytes()[:size]) // written to before every send, as sealing does
+		m := SendMsg{Data: buf.Bytes()[:size], SegmentSize: 1400, Remote: to}
+		if pin {
+			m.Buf = buf
+		}
+		if err := c.Send(&m); err != nil {
+			b.Fatal(err)
+		}
+		buf.Release()
+	}
+	b.ReportMetric(float64(cpuTime(b)-before)/1e9/(float64(b.N)*float64(size)/(1<<30)), "cpu-s/GiB")
+	if pin {
+		b.ReportMetric(float64(c.Stats().ZerocopySends.Load())/float64(b.N), "pinned/send")
+	}
+}
+
+// benchInNamespace is inNamespace for a benchmark: the child writes the results.
+func benchInNamespace(b *testing.B) bool {
+	const mark = "UDP_BENCH_IN_NAMESPACE"
+	if os.Getenv(mark) != "" {
+		return true
+	}
+	if b.N > 1 {
+		return false // once is enough
+	}
+	args := []string{"-test.run=^$", "-test.bench=^" + b.Name() + "$"}
+	for _, f := range []string{"test.benchtime", "test.count"} {
+		args = append(args, "-"+f+"="+flag.Lookup(f).Value.String())
+	}
+	cmd := exec.Command(os.Args[0], args...)
+	cmd.Env = append(os.Environ(), mark+"=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET,
+		UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}},
+	}
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	if err := cmd.Run(); err != nil {
+		b.Fatal(err)
+	}
+	return false
 }

@@ -8,6 +8,7 @@ package udp
 
 import (
 	"errors"
+	"log/slog"
 	"net/netip"
 	"sync/atomic"
 )
@@ -79,11 +80,20 @@ func (m Mode) String() string {
 // Config configures a socket. The zero value is the default.
 type Config struct {
 	GSO, GRO Mode
+	// Zerocopy is MSG_ZEROCOPY for sends of 32 KiB and more from a Buffer
+	// (SendMsg.Buf), given up when the kernel copies all the same. It pays where
+	// memory bandwidth is short; Auto does without.
+	Zerocopy Mode
 	// RecvBuffer and SendBuffer are sizes in bytes; 0 is as large as allowed.
 	// The kernel may grant less (or book twice the size): Caps has its answer.
 	RecvBuffer, SendBuffer int
 	// MaxSegments bounds one GSO send: 1 to 64, 0 is 64.
 	MaxSegments int
+	// Logger hears of offloads that are switched off because a self-test found
+	// them broken; nil: nobody does.
+	Logger *slog.Logger
+	// untested: no self-test, this socket is part of one.
+	untested bool
 	// Layout is the connection-ID layout a group steers by. The zero value is
 	// the default layout.
 	Layout Layout
@@ -95,6 +105,7 @@ type Caps struct {
 	GRO         bool // Recv may return several datagrams at once
 	ECN         bool // codepoints are reported and can be set
 	DF          bool // datagrams are never fragmented
+	Zerocopy    bool // large sends are not copied (as far as was found out)
 	RecvBuffer  int  // bytes, as read back from the kernel; 0 unknown
 	SendBuffer  int  // bytes, as read back from the kernel; 0 unknown
 }
@@ -105,7 +116,7 @@ type PacketConn interface {
 	// Recv blocks until a datagram, or a run of them with equal size, is in m.
 	// It returns net.ErrClosed after Close and when a replaced socket is empty.
 	Recv(m *RecvMsg) error
-	// Send never blocks and never keeps m or its data.
+	// Send never blocks and never keeps m or its data, except as SendMsg.Buf says.
 	Send(m *SendMsg) error
 	// OnWritable calls f once from another goroutine when Send may succeed
 	// again, or when the socket is closed. f must not block.
@@ -151,6 +162,10 @@ type SendMsg struct {
 	// remotes are routed: a reply need not leave where its packet came in.
 	IfIndex int
 	ECN     uint8 // NotECT, ECT1 or ECT0
+	// Buf, if not nil, holds Data and a reference of the caller's. Then Data may
+	// be sent later than Send returns, from where it lies: the socket retains
+	// Buf until it is sent, and nobody may write to it before.
+	Buf *Buffer
 	// DontFragment is what QUIC always wants. Kernel sockets set DF on all
 	// they send; a simulated network may look at it.
 	DontFragment bool
@@ -162,18 +177,23 @@ type SendMsg struct {
 
 // Stats counts what a socket did. Fields only grow; read them at any time.
 type Stats struct {
-	SendCalls       atomic.Uint64 // sendmsg calls that sent something
-	SendDatagrams   atomic.Uint64
-	SendBytes       atomic.Uint64
-	RecvCalls       atomic.Uint64 // recvmsg calls that returned something
-	RecvDatagrams   atomic.Uint64
-	RecvBytes       atomic.Uint64
-	EmptyDatagrams  atomic.Uint64 // zero-length datagrams, dropped
-	Truncated       atomic.Uint64 // datagrams or control data cut, dropped
-	RecvErrors      atomic.Uint64 // ICMP and other transient errors, ignored
-	GSOFallbacks    atomic.Uint64 // batches sent one by one because GSO failed
-	RxQueueOverflow atomic.Uint64 // datagrams the kernel dropped: queue full (SO_RXQ_OVFL)
-	WouldBlock      atomic.Uint64
-	NoBufs          atomic.Uint64
-	TooLong         atomic.Uint64
+	SendCalls        atomic.Uint64 // sendmsg calls that sent something
+	SendDatagrams    atomic.Uint64
+	SendBytes        atomic.Uint64
+	RecvCalls        atomic.Uint64 // recvmsg calls that returned something
+	RecvDatagrams    atomic.Uint64
+	RecvBytes        atomic.Uint64
+	EmptyDatagrams   atomic.Uint64 // zero-length datagrams, dropped
+	Truncated        atomic.Uint64 // datagrams or control data cut, dropped
+	RecvErrors       atomic.Uint64 // ICMP and other transient errors, ignored
+	SelfTestFailures atomic.Uint64 // offloads switched off because batches were corrupted over loopback
+	GSOFallbacks     atomic.Uint64 // batches sent one by one because GSO failed
+	RxQueueOverflow  atomic.Uint64 // datagrams the kernel dropped: queue full (SO_RXQ_OVFL)
+	WouldBlock       atomic.Uint64
+	NoBufs           atomic.Uint64
+	TooLong          atomic.Uint64
+
+	ZerocopySends     atomic.Uint64 // sends with MSG_ZEROCOPY
+	ZerocopyCopied    atomic.Uint64 // of which the kernel copied after all
+	ZerocopyAbandoned atomic.Uint64 // of which were not complete long after the socket was closed
 }

@@ -34,6 +34,9 @@ func (s *Socket) configure(fd int, cfg Config) error {
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RXQ_OVFL, 1)
 	s.caps.RecvBuffer = setBuffer(fd, unix.SO_RCVBUF, unix.SO_RCVBUFFORCE, cfg.RecvBuffer, wantRecvBuffer)
 	s.caps.SendBuffer = setBuffer(fd, unix.SO_SNDBUF, unix.SO_SNDBUFFORCE, cfg.SendBuffer, wantSendBuffer)
+	if err := s.zc.configure(s, fd, cfg.Zerocopy); err != nil {
+		return err
+	}
 	return s.configureOffload(fd, cfg)
 }
 
@@ -91,6 +94,15 @@ func (s *Socket) configureOffload(fd int, cfg Config) error {
 		return fmt.Errorf("gro is on, but UDP_GRO: %w (%w; Linux 5.0 has it, or use gro: auto)", ErrNotSupported, err)
 	}
 	s.caps.GRO = err == nil && want == 1
+	if cfg.untested {
+		return nil
+	}
+	if err := s.trust(testedOffload(s.v6), cfg); err != nil {
+		return err
+	}
+	if want == 1 && !s.caps.GRO {
+		_ = unix.SetsockoptInt(fd, unix.SOL_UDP, unix.UDP_GRO, 0)
+	}
 	return nil
 }
 

@@ -59,6 +59,9 @@ func (r *receiver) init(s *Socket) {
 			return true
 		}
 		r.run = 0
+		if s.zc.held.Load() > 0 {
+			_ = s.rc.Control(s.zc.reaper) // completions are events, too
+		}
 		if r.idle != nil {
 			r.idle()
 		}
@@ -206,18 +209,24 @@ func (r *receiver) remote() netip.AddrPort {
 	return netip.AddrPortFrom(a, p)
 }
 
-// control reads the control messages. The kernel wrote them; the bounds are
-// checked all the same.
+// control reads the control messages.
 func (r *receiver) control(m *RecvMsg) {
 	all := (*[unsafe.Sizeof(r.ctl)]byte)(unsafe.Pointer(&r.ctl))[:]
-	b := all[:min(uint64(r.hdr.Controllen), uint64(len(all)))]
+	eachControl(all[:min(uint64(r.hdr.Controllen), uint64(len(all)))], func(level, typ int32, d []byte) {
+		r.controlMessage(m, level, typ, d)
+	})
+}
+
+// eachControl calls f for each control message in b. The kernel wrote them; the
+// bounds are checked all the same.
+func eachControl(b []byte, f func(level, typ int32, d []byte)) {
 	for len(b) >= unix.SizeofCmsghdr {
 		h := (*unix.Cmsghdr)(unsafe.Pointer(&b[0]))
 		size := uint64(h.Len)
 		if size < uint64(unix.CmsgLen(0)) || size > uint64(len(b)) {
 			return
 		}
-		r.controlMessage(m, h.Level, h.Type, b[unix.CmsgLen(0):size])
+		f(h.Level, h.Type, b[unix.CmsgLen(0):size])
 		step := unix.CmsgSpace(int(size) - unix.CmsgLen(0))
 		if step >= len(b) {
 			return

@@ -21,6 +21,7 @@ type sender struct {
 	sa6   unix.RawSockaddrInet6
 	ctl   [16]uint64 // control data: segment size, traffic class, source
 	used  int        // bytes of ctl in use
+	pin   *Buffer    // holds the data of the send under way, to be sent without a copy
 	n     int
 	errno unix.Errno
 	call  func(fd uintptr) // made once
@@ -46,7 +47,11 @@ func (l *senders) get(s *Socket) *sender {
 	w.hdr.SetIovlen(1)
 	w.call = func(fd uintptr) {
 		for {
-			w.n, w.errno = s.sendmsg(fd, &w.hdr)
+			if w.pin != nil {
+				s.zc.send(w, fd)
+			} else {
+				w.n, w.errno = s.sendmsg(fd, &w.hdr, 0)
+			}
 			if w.errno != unix.EINTR {
 				return
 			}
@@ -56,7 +61,7 @@ func (l *senders) get(s *Socket) *sender {
 }
 
 func (l *senders) put(w *sender) {
-	w.iov.Base = nil
+	w.iov.Base, w.pin = nil, nil
 	l.mu.Lock()
 	if l.n < len(l.free) {
 		l.free[l.n] = w
@@ -65,10 +70,10 @@ func (l *senders) put(w *sender) {
 	l.mu.Unlock()
 }
 
-func sendmsg(fd uintptr, h *unix.Msghdr) (int, unix.Errno) {
+func sendmsg(fd uintptr, h *unix.Msghdr, flags uintptr) (int, unix.Errno) {
 	// Raw: the call does not block. Announced to the scheduler as if it might, one
 	// that takes longer than 20 us costs thread switches (see internal/tcpio).
-	n, _, errno := unix.RawSyscall(unix.SYS_SENDMSG, fd, uintptr(unsafe.Pointer(h)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+	n, _, errno := unix.RawSyscall(unix.SYS_SENDMSG, fd, uintptr(unsafe.Pointer(h)), flags|unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 	return int(n), errno
 }
 
@@ -99,7 +104,12 @@ func (s *Socket) Send(m *SendMsg) error {
 	for m.Sent < len(m.Data) {
 		rest := m.Data[m.Sent:]
 		rest = rest[:s.batch(len(rest), size)]
+		w.pin = nil
+		if m.Buf != nil && len(rest) >= s.zc.least && s.zc.on.Load() {
+			w.pin = m.Buf
+		}
 		errno, err := w.send(rest, size)
+		w.pin = nil
 		if errno != 0 && len(rest) > size && gsoFailure(errno) {
 			errno, err = w.singly(m, rest, size)
 		} else if errno == 0 && err == nil {

@@ -30,7 +30,7 @@ type Socket struct {
 	gso    atomic.Bool // still believed in
 	stats  Stats
 	// sendmsg is the system call; tests put a broken device in its place.
-	sendmsg func(fd uintptr, h *unix.Msghdr) (int, unix.Errno)
+	sendmsg func(fd uintptr, h *unix.Msghdr, flags uintptr) (int, unix.Errno)
 
 	closed atomic.Bool
 
@@ -40,6 +40,7 @@ type Socket struct {
 	writable writable
 	drain    drain
 	direct   direct
+	zc       zerocopy
 }
 
 // How much to ask for when Config leaves it open. The receive buffer holds
@@ -106,14 +107,25 @@ func FromFile(f *os.File, cfg Config) (*Socket, error) {
 }
 
 // File duplicates the descriptor, to be passed to another process; the caller
-// closes it. The socket stays bound until every duplicate is closed.
+// closes it. The socket stays bound until every duplicate is closed. This
+// process is not woken for what arrives: the file is none for the poller.
 func (s *Socket) File() (*os.File, error) {
 	dup, err := duplicate(s.rc)
 	if err != nil {
 		return nil, fmt.Errorf("udp: duplicate the descriptor of %s: %w", s.local, err)
 	}
 	s.shared.Store(true)
-	return os.NewFile(uintptr(dup), s.local.String()), nil
+	return unpolledFile(dup, s.local.String()), nil
+}
+
+// unpolledFile makes a file of a descriptor that the runtime's poller does not
+// watch. os.NewFile gives it those that do not block, so for a moment this one
+// does; all calls on it say MSG_DONTWAIT for themselves.
+func unpolledFile(fd int, name string) *os.File {
+	_ = unix.SetNonblock(fd, false)
+	f := os.NewFile(uintptr(fd), name)
+	_ = unix.SetNonblock(fd, true) // whoever has a duplicate counts on it
+	return f
 }
 
 func duplicate(rc syscall.RawConn) (dup int, err error) {
@@ -134,12 +146,7 @@ func unpolled(conn *net.UDPConn) (*os.File, error) {
 	if err = errors.Join(err, conn.Close()); err != nil {
 		return nil, err
 	}
-	// os.NewFile gives descriptors that do not block to the poller. All calls
-	// on this one say MSG_DONTWAIT for themselves.
-	_ = unix.SetNonblock(fd, false)
-	f := os.NewFile(uintptr(fd), "udp")
-	_ = unix.SetNonblock(fd, true) // whoever has a duplicate counts on it
-	return f, nil
+	return unpolledFile(fd, "udp"), nil
 }
 
 // newSocket owns pc and closes it on an error.
@@ -197,6 +204,7 @@ func (s *Socket) close() error {
 	s.recv.watch.close()
 	s.writable.watch.close()
 	s.Interrupt()
+	s.zc.finish(s)
 	err := s.file.Close()
 	s.recv.mu.Lock() // whoever was receiving has left
 	s.direct.close()
@@ -220,5 +228,6 @@ func (s *Socket) Caps() Caps {
 	if !s.gso.Load() {
 		c.MaxSegments = 1
 	}
+	c.Zerocopy = s.zc.on.Load()
 	return c
 }

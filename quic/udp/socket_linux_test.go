@@ -199,11 +199,11 @@ func TestGSOFallback(t *testing.T) {
 	for _, errno := range []unix.Errno{unix.EIO, unix.EINVAL} {
 		t.Run(errno.Error(), func(t *testing.T) {
 			c, s, to := families[0].pair(t, Config{})
-			c.sendmsg = func(fd uintptr, h *unix.Msghdr) (int, unix.Errno) {
+			c.sendmsg = func(fd uintptr, h *unix.Msghdr, flags uintptr) (int, unix.Errno) {
 				if hasSegmentSize(h) {
 					return 0, errno
 				}
-				return sendmsg(fd, h)
+				return sendmsg(fd, h, flags)
 			}
 			want := payload(20*1400 + 7)
 			for range 2 {
@@ -280,7 +280,7 @@ func TestSendErrors(t *testing.T) {
 	for errno, want := range map[unix.Errno]error{
 		unix.EAGAIN: ErrWouldBlock, unix.ENOBUFS: ErrNoBuffers, unix.EMSGSIZE: ErrMessageTooLong, unix.EPERM: unix.EPERM,
 	} {
-		c.sendmsg = func(uintptr, *unix.Msghdr) (int, unix.Errno) { return -1, errno }
+		c.sendmsg = func(uintptr, *unix.Msghdr, uintptr) (int, unix.Errno) { return -1, errno }
 		if err := c.Send(&SendMsg{Data: payload(1), Remote: to}); !errors.Is(err, want) {
 			t.Errorf("%v: %v, want %v", errno, err, want)
 		}
@@ -294,11 +294,11 @@ func TestSendErrors(t *testing.T) {
 func TestPartialBatch(t *testing.T) {
 	c, s, to := families[0].pair(t, Config{GSO: Off})
 	calls := 0
-	c.sendmsg = func(fd uintptr, h *unix.Msghdr) (int, unix.Errno) {
+	c.sendmsg = func(fd uintptr, h *unix.Msghdr, flags uintptr) (int, unix.Errno) {
 		if calls++; calls == 4 {
 			return -1, unix.EAGAIN
 		}
-		return sendmsg(fd, h)
+		return sendmsg(fd, h, flags)
 	}
 	want := payload(10 * 1000)
 	m := SendMsg{Data: want, SegmentSize: 1000, Remote: to}
@@ -447,6 +447,10 @@ func TestFileAndBack(t *testing.T) {
 	f, err := s.File()
 	if err != nil {
 		t.Fatal(err)
+	}
+	// A process that only keeps the file must not be woken for each datagram.
+	if err := f.SetReadDeadline(time.Now()); !errors.Is(err, os.ErrNoDeadline) {
+		t.Errorf("the file is in the poller: %v", err)
 	}
 	s.Close()
 	again, err := FromFile(f, Config{})

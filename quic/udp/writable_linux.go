@@ -30,6 +30,12 @@ func (w *writable) init(s *Socket) {
 		_ = s.rc.Control(func(fd uintptr) { // an error: the socket is closed
 			p := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
 			n, err := unix.Poll(p[:], 0)
+			if n > 0 && p[0].Revents&(unix.POLLOUT|unix.POLLERR) == unix.POLLERR && s.zc.held.Load() > 0 {
+				// Completions of sends without a copy are no room. Nobody else may be
+				// reading, and while they lie there nothing new wakes the poller.
+				s.zc.tryReap(fd)
+				n, err = unix.Poll(p[:], 0)
+			}
 			room = err != nil && err != unix.EINTR || n > 0
 		})
 		return room
