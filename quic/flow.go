@@ -116,6 +116,11 @@ func (c *Conn) chargeMemory() {
 		return // the endpoint has forgotten it
 	}
 	if d := int64(c.acct.held) - c.acct.charged; d != 0 {
+		if c.acct.batchBuf == nil && c.acct.held > minRecvBlock && c.memoryShort() {
+			// The application has read a part: what is left must not pin the whole.
+			c.compactPinned(0)
+			d = int64(c.acct.held) - c.acct.charged
+		}
 		c.ep.held.Add(d)
 		c.acct.charged += d
 	}

@@ -198,6 +198,48 @@ func TestHostile68PinnedBuffers(t *testing.T) {
 			t.Errorf("%d receive buffers are pinned", n)
 		}
 	})
+	// Whatever the size: one datagram a stream pins at most twice its bytes.
+	bubble(t, func(t *testing.T) {
+		for _, n := range []int{1, 33, 64, 65, 100, 500, 513, 1000, 1100} {
+			tc := establishedServer(t, nil)
+			for i := range uint64(50) {
+				tc.send(wire.Packet1RTT, streamFrame(tc.peerStream(i, false), 0, pattern(0, n), false))
+				tc.wire.take()
+			}
+			if held := tc.conn.Stats().HeldBytes; held > 50*max(2*n, minRecvBlock) {
+				t.Errorf("%d bytes are held for 50 datagrams of %d", held, n)
+			}
+			// the same in small pieces
+			for off := n; off < 4000; off += n {
+				tc.send(wire.Packet1RTT, streamFrame(tc.peerStream(0, false), uint64(off), pattern(uint64(off), n), false))
+				tc.wire.take()
+			}
+			if held := tc.conn.Stats().HeldBytes; held > 49*max(2*n, minRecvBlock)+2*(4000+n)+minRecvBlock {
+				t.Errorf("%d bytes are held for a stream of 4000 in pieces of %d", held, n)
+			}
+			tc.conn.CloseTransport(NoError, "")
+		}
+	})
+	// Where memory is short, the rest of a big batch is copied out as soon as it is
+	// less than half of what it pins.
+	bubble(t, func(t *testing.T) {
+		tc := newTestServer(t, nil, WithMemory(128<<10)).establish()
+		tc.send(wire.Packet1RTT, streamFrame(tc.peerStream(0, false), 0, pattern(0, 1<<10), false))
+		s := tc.acceptStream()
+		next := uint64(1 << 10)
+		r := bigBatch(tc, &next)
+		tc.conn.receive(&r)
+		r.buf.Release()
+		if _, err := io.ReadFull(s, make([]byte, next-500)); err != nil {
+			t.Fatal(err)
+		}
+		if held := tc.conn.Stats().HeldBytes; held > 1000+minRecvBlock {
+			t.Errorf("%d bytes are held for 500", held)
+		}
+		if _, err := io.ReadFull(s, make([]byte, 500)); err != nil {
+			t.Fatal(err)
+		}
+	})
 	// A big batch is kept by reference, and copied out when most of it is gone.
 	bubble(t, func(t *testing.T) {
 		tc := establishedServer(t, nil)

@@ -39,14 +39,32 @@ func (c *Conn) processBatch(r *rxBatch) {
 	}
 	c.acct.batch, c.acct.batchBuf, c.acct.batchBig = nil, nil, false
 	c.turns.heard()
-	if c.acct.held > compactSlack && c.acct.held > 2*c.unreadBytes()+compactSlack {
-		c.compact()
-	}
+	c.compactPinned(c.compactSlack())
 	c.chargeMemory()
 }
 
-// compactSlack is what buffers may pin beyond twice their payload before it is copied out.
+// compactSlack is what buffers may pin beyond twice their payload before it is
+// copied out, while the endpoint has memory: a reader that keeps up frees them
+// sooner than a copy would.
 const compactSlack = 256 << 10
+
+func (c *Conn) compactSlack() int {
+	if c.memoryShort() {
+		return 0
+	}
+	return compactSlack
+}
+
+// memoryShort: a quarter of what all connections may hold is held.
+func (c *Conn) memoryShort() bool { return c.ep.held.Load() > c.ep.memory/4 }
+
+// compactPinned copies out what is unread when buffers hold more than twice as
+// much, and slack.
+func (c *Conn) compactPinned(slack int) {
+	if c.acct.held > slack && c.acct.held > 2*c.unreadBytes()+slack {
+		c.compact()
+	}
+}
 
 func (c *Conn) unreadBytes() int {
 	n := c.acct.late

@@ -2,6 +2,7 @@ package quic
 
 import (
 	"errors"
+	"math/bits"
 	"slices"
 	"sync"
 
@@ -10,10 +11,13 @@ import (
 
 // Received stream data. Data that arrives in order in a large batch stays in
 // the receive buffer it was decrypted in, and the reader gets views of it.
-// Everything else is copied into small blocks, so that a lone datagram, or one
-// byte behind a gap, cannot pin 64 KiB.
+// Everything else is copied into blocks of its own size, so that a lone datagram,
+// or one byte behind a gap, cannot pin 64 KiB: the copy costs a hundredth of the
+// system call that brought it. A block is at most twice as large as what it is
+// begun for, or than all that waits in front of it.
 const (
-	recvBlockSize = 2 << 10
+	recvBlockSize = 2 << 10 // the largest
+	minRecvBlock  = 64
 	viewThreshold = 32 << 10 // a receive call of at least so many bytes is worth keeping by reference
 	minView       = 256      // bytes worth a view; fewer cost less to copy than to describe
 	pieceOverhead = 128      // charged for each out-of-order piece beside its bytes
@@ -23,7 +27,26 @@ const (
 // errOverBudget makes the connection drop a packet before it is acknowledged.
 var errOverBudget = errors.New("quic: receive budget exceeded")
 
-var recvBlocks = sync.Pool{New: func() any { return new([recvBlockSize]byte) }}
+// A recvBlock is memory for a small piece.
+type recvBlock struct{ b []byte }
+
+// recvBlocks holds free blocks by size: 64, 128, and so on to recvBlockSize.
+var recvBlocks [6]sync.Pool
+
+func newRecvBlock(n int) *recvBlock {
+	class := 0
+	for size := minRecvBlock; size < n && size < recvBlockSize; size *= 2 {
+		class++
+	}
+	if blk, ok := recvBlocks[class].Get().(*recvBlock); ok {
+		return blk
+	}
+	return &recvBlock{make([]byte, minRecvBlock<<class)}
+}
+
+func (blk *recvBlock) free() {
+	recvBlocks[bits.Len(uint(len(blk.b)/minRecvBlock))-1].Put(blk)
+}
 
 // An rxRef is a connection's hold on one receive buffer, charged whole.
 type rxRef struct {
@@ -36,10 +59,10 @@ var rxRefs = sync.Pool{New: func() any { return new(rxRef) }}
 // A piece is a run of stream bytes in memory of one kind.
 type piece struct {
 	data  []byte
-	ref   *rxRef               // bytes of a receive buffer
-	block *[recvBlockSize]byte // bytes of a block; both nil: plain heap
-	off   uint64               // out-of-order pieces only
-	cost  int                  // plain heap: bytes charged
+	ref   *rxRef     // bytes of a receive buffer
+	block *recvBlock // bytes of a block; both nil: plain heap
+	off   uint64     // out-of-order pieces only
+	cost  int        // plain heap: bytes charged
 }
 
 // A recvBuf puts a stream's bytes in order.
@@ -129,8 +152,8 @@ func (a *accounts) drop(p *piece) {
 			a.held -= udp.BufferSize
 		}
 	case p.block != nil:
-		recvBlocks.Put(p.block)
-		a.held -= recvBlockSize
+		a.held -= len(p.block.b)
+		p.block.free()
 	default:
 		a.held -= p.cost
 	}
@@ -158,6 +181,7 @@ func (b *recvBuf) insert(a *accounts, off uint64, data []byte) error {
 
 // appendData puts data, which continues the stream, at the end of the queue.
 func (b *recvBuf) appendData(a *accounts, data []byte) {
+	waiting := b.unread()
 	b.end += uint64(len(data))
 	if a.batchBig && len(data) >= minView {
 		b.push(piece{data: data, ref: a.keep()})
@@ -176,10 +200,10 @@ func (b *recvBuf) appendData(a *accounts, data []byte) {
 				continue
 			}
 		}
-		blk := recvBlocks.Get().(*[recvBlockSize]byte)
-		a.held += recvBlockSize
-		k := copy(blk[:], data)
-		b.push(piece{data: blk[:k], block: blk})
+		blk := newRecvBlock(max(len(data), (waiting+1)/2))
+		a.held += len(blk.b)
+		k := copy(blk.b, data)
+		b.push(piece{data: blk.b[:k], block: blk})
 		data = data[k:]
 	}
 }

@@ -6,18 +6,14 @@ import (
 	"sync/atomic"
 )
 
-// Sizes of pooled memory in bytes.
-const (
-	BufferSize = 64 << 10
-	SlabSize   = 256 << 10
-)
+// BufferSize is the size of pooled memory in bytes.
+const BufferSize = 64 << 10
 
 // Free lists are bounded so that a burst does not become a permanent cost:
 // what does not fit is left to the garbage collector.
 var (
 	recvPool  = pool{size: BufferSize, keep: 256}
 	batchPool = pool{size: BufferSize, keep: 128}
-	slabPool  = pool{size: SlabSize, keep: 64}
 )
 
 type pool struct {
@@ -42,18 +38,13 @@ func NewBuffer() *Buffer { return recvPool.get() }
 // NewBatch returns a 64 KiB send buffer with one reference.
 func NewBatch() *Buffer { return batchPool.get() }
 
-// NewSlab returns 256 KiB with one reference, for a reader that receives
-// several times into one piece of memory: a lone 1200-byte datagram then does
-// not pin 64 KiB.
-func NewSlab() *Buffer { return slabPool.get() }
-
-// Outstanding is the number of buffers, batches and slabs that were taken and
+// Outstanding is the number of buffers and batches that were taken and
 // not given back. Tests assert that it returns to where it was.
 func Outstanding() int64 {
-	return recvPool.out.Load() + batchPool.out.Load() + slabPool.out.Load()
+	return recvPool.out.Load() + batchPool.out.Load()
 }
 
-// Bytes is the whole memory: BufferSize or SlabSize bytes.
+// Bytes is the whole memory: BufferSize bytes.
 func (b *Buffer) Bytes() []byte { return b.data }
 
 // Retain adds a reference. It panics if the buffer was already given back,

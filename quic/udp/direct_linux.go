@@ -108,6 +108,8 @@ func (s *Socket) RecvDirect(m *RecvMsg) error {
 		switch {
 		case r.errno == 0 && r.n > 0:
 			return r.fill(m)
+		case r.errno == unix.EAGAIN && s.zc.held.Load() > 0:
+			_ = s.rc.Control(s.zc.reaper) // completions end the wait, too, until they are read
 		case r.errno != 0 && r.errno != unix.EAGAIN && !transient(r.errno):
 			return s.recvError(r.errno)
 		}
