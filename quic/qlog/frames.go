@@ -16,7 +16,7 @@ func appendFrames(b, frames []byte, limit int) []byte {
 		if !first {
 			b = append(b, ',')
 		}
-		typ := uint64(frames[0])
+		typ := wire.FrameType(frames)
 		b = append(b, `{"frame_type":"`...)
 		b = append(b, wire.FrameName(typ)...)
 		b = append(b, '"')
@@ -45,6 +45,13 @@ func appendFrame(b []byte, typ uint64, f []byte, limit int) ([]byte, int) {
 		return addUint(b, "length", uint64(max(n, 0))), n
 	case wire.FramePing:
 		return b, wire.ConsumePing(f)
+	case wire.FrameImmediateAck:
+		return b, wire.ConsumeImmediateAck(f)
+	case wire.FrameAckFrequency:
+		a, n := wire.ConsumeAckFrequency(f)
+		b = addUint(addUint(b, "sequence_number", a.Seq), "ack_eliciting_threshold", a.Threshold)
+		b = addUint(b, "requested_max_ack_delay", uint64(a.MaxAckDelay.Microseconds()))
+		return addUint(b, "reordering_threshold", a.Reordering), n
 	case wire.FrameHandshakeDone:
 		return b, wire.ConsumeHandshakeDone(f)
 	case wire.FrameAck, wire.FrameAckECN:

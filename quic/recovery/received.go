@@ -85,7 +85,7 @@ func (r *Received) AckNow(now time.Time) {
 	if r.pending == 0 {
 		r.pending, r.since = 1, now
 	}
-	r.now = true
+	r.now, r.urgent = true, true
 }
 
 // Duplicate reports whether pn was received before or is too old to tell. Such
