@@ -98,7 +98,7 @@ func everything(tr *Trace) {
 func allFrames() [][]byte {
 	id, _ := wire.MakeConnID([]byte{9, 9, 9, 9})
 	return [][]byte{
-		wire.AppendPadding(nil, 3), wire.AppendPing(nil), wire.AppendHandshakeDone(nil),
+		wire.AppendPadding(nil, 3), wire.AppendPing(nil), wire.AppendImmediateAck(nil), wire.AppendAckFrequency(nil, wire.AckFrequency{Seq: 1, Threshold: 9, MaxAckDelay: 2_000_000, Reordering: 3}), wire.AppendHandshakeDone(nil),
 		wire.AppendAck(nil, []wire.AckRange{{Smallest: 90, Largest: 100}, {Smallest: 3, Largest: 5}}, 125, &[3]uint64{1, 2, 3}, 100),
 		wire.AppendResetStream(nil, 4, 5, 6), wire.AppendStopSending(nil, 4, 5),
 		append(wire.AppendCryptoHeader(nil, 10, 2), "xy"...), wire.AppendNewToken(nil, []byte("secret token")),
