@@ -48,8 +48,9 @@ interop-stacks:
 
 # Against quic-go, x/net/quic, TLS over TCP and a floor program, which a module
 # of their own pins; writes docs/performance.md and docs/datapath.svg.
-# BENCH_QUICK=1 takes 3 minutes instead of 20.
-bench: build
+# The relay needs Samba. BENCH_QUICK=1 takes 4 minutes instead of 25;
+# bin/bench run -only relay,latency measures some sections and writes nothing.
+bench: deps build
 	cd bench && $(GO) build -trimpath -o ../bin/bench .
 	bin/bench run -fsgw bin/quic-fsgw -docs docs
 

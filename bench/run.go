@@ -28,6 +28,8 @@ type runner struct {
 	docs  string // folder for what a section draws; "": nowhere
 	quick bool
 
+	problems []string // measurements of this section that failed
+
 	profile string // what the names of the relay's CPU profiles begin with; "": none
 }
 
@@ -235,8 +237,8 @@ func (r *runner) rounds(ctx context.Context, n int, works map[string]*work, orde
 				if ctx.Err() != nil {
 					return nil, err
 				}
-				fmt.Fprintf(os.Stderr, "%s: %v\n", p, err)
-				continue // it stays out of the table
+				r.problems = append(r.problems, fmt.Sprintf("%s: %v", p, err))
+				continue // it stays out of the medians
 			}
 			all[p] = append(all[p], m)
 		}
@@ -294,22 +296,39 @@ func runAll(ctx context.Context, args []string) error {
 		return err
 	}
 	rep := &report{quick: r.quick, began: time.Now(), load: loadavg(), only: *only}
-	var failed []error
-	for _, s := range chosen {
-		began := time.Now()
-		err := s.run(ctx, rep)
-		fmt.Fprintf(os.Stderr, "%s: %.0f s\n", s.name, time.Since(began).Seconds())
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if err != nil {
-			rep.note(fmt.Sprintf("**Not measured to its end (%s):** %v", s.name, err))
-			failed = append(failed, fmt.Errorf("%s: %w", s.name, err))
-		}
+	limited, cancel := context.WithTimeout(ctx, pick(r.quick, 6*time.Minute, 30*time.Minute))
+	defer cancel()
+	err = r.measure(limited, rep, chosen)
+	if ctx.Err() != nil {
+		return ctx.Err() // by the user: nothing is written
 	}
 	fmt.Print(rep.document())
 	if r.docs != "" {
-		failed = append(failed, os.WriteFile(filepath.Join(r.docs, "performance.md"), []byte(rep.document()), 0o644))
+		err = errors.Join(err, os.WriteFile(filepath.Join(r.docs, "performance.md"), []byte(rep.document()), 0o644))
+	}
+	return err
+}
+
+// measure runs sections. One that fails says so in the report, and the rest goes on.
+func (r *runner) measure(ctx context.Context, rep *report, sections []section) error {
+	var failed []error
+	for _, s := range sections {
+		began := time.Now()
+		r.problems = nil
+		err := s.run(ctx, rep)
+		if ctx.Err() != nil {
+			rep.note("The time for this run was over before the section " + s.name + " and what follows could be measured.")
+			return errors.Join(append(failed, ctx.Err())...)
+		}
+		fmt.Fprintf(os.Stderr, "%s: %.0f s\n", s.name, time.Since(began).Seconds())
+		for _, p := range r.problems {
+			rep.note("**A measurement failed and is not in the medians:** " + p)
+			failed = append(failed, fmt.Errorf("%s: %s", s.name, p))
+		}
+		if err != nil {
+			rep.note(fmt.Sprintf("**The section %s was not measured to its end:** %v", s.name, err))
+			failed = append(failed, fmt.Errorf("%s: %w", s.name, err))
+		}
 	}
 	return errors.Join(failed...)
 }

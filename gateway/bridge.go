@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"sync"
 
@@ -46,6 +47,22 @@ func (g *Gateway) serveSMB(ctx context.Context, s *session) {
 	s.outcome.places = res.Shares
 }
 
+// noWait is a context that has ended.
+var noWait = func() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}()
+
+// callbacks opens a stream to the client, if it takes one now.
+func (s *session) callbacks() (net.Conn, error) {
+	stream, err := s.conn.OpenStream(noWait)
+	if err != nil { // not a nil *Stream in an interface
+		return nil, fmt.Errorf("the client allows no more streams: %w", err)
+	}
+	return stream, nil
+}
+
 // proxyInfo is what a backend is told of the client. Its address is the one
 // that its last packets came from and that was validated.
 func (s *session) proxyInfo() *backend.ProxyInfo {
@@ -75,7 +92,7 @@ func (s *session) firstStream(ctx context.Context) (*quic.Stream, error) {
 
 // serveNFS relays every stream that the client opens.
 func (g *Gateway) serveNFS(ctx context.Context, s *session) {
-	relay := s.route.nfs.Relay(nfs.Client{Identity: s.identity, Advertise: advertised(s.conn), Key: s.client, Proxy: s.proxyInfo(), Meter: g.meters.of(s)})
+	relay := s.route.nfs.Relay(nfs.Client{Identity: s.identity, Advertise: advertised(s.conn), Key: s.client, Proxy: s.proxyInfo(), Meter: g.meters.of(s), Callbacks: s.callbacks})
 	relay.SetExports(s.route.exportsOf(s.verdict.Load()))
 	if s.relay.Store(relay); g.table.Load() != s.route.table {
 		g.judgeAgain(s) // a reload since the verdict has not seen the relay

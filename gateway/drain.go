@@ -11,13 +11,16 @@ import (
 // Bounds of a drain.
 const (
 	drainLook  = 250 * time.Millisecond // how often sessions are looked at
-	drainQuiet = 3 * time.Second        // an NFS session that has moved nothing for so long is idle
+	drainQuiet = 3 * time.Second        // a session that has moved nothing for so long is idle
+	drainLast  = 5 * time.Second        // before the end of a drain idle SMB sessions are closed, too
 )
 
 // Drain refuses new connections and waits until the present ones have ended,
 // or ctx is done. NFS sessions with nothing under way are closed, and their
-// clients connect again elsewhere; an SMB session is its client's to end,
-// since open files end with it.
+// clients connect again elsewhere. An SMB session is its client's to end, since
+// open files may end with it, until shortly before the end of ctx: then those
+// that have nothing under way are closed, rather than cut in the middle of
+// something a moment later, and their clients take their durable handles elsewhere.
 func (g *Gateway) Drain(ctx context.Context) error {
 	g.refuseNew()
 	tick := time.NewTicker(drainLook)
@@ -29,8 +32,17 @@ func (g *Gateway) Drain(ctx context.Context) error {
 			return nil
 		case now := <-tick.C:
 			for _, s := range g.live() {
-				if s.route.nfs != nil {
-					seen[s] = seen[s].look(s, now)
+				q := seen[s].look(s, now)
+				seen[s] = q
+				last := false
+				if deadline, ok := ctx.Deadline(); ok {
+					last = deadline.Sub(now) < drainLast
+				}
+				switch {
+				case s.route.nfs != nil && (q.idle(now) || s.streams.Load() == 0 && now.Sub(s.started) > drainQuiet):
+					s.cut(reason.Drained)
+				case s.route.smb != nil && last && q.idle(now):
+					s.cut(reason.DrainedSMB)
 				}
 			}
 		case <-ctx.Done():
@@ -45,15 +57,14 @@ type quiet struct {
 	bytes uint64
 }
 
-// look takes note of what the session has moved, and closes it if it is idle.
+func (q quiet) idle(now time.Time) bool { return now.Sub(q.since) > drainQuiet }
+
+// look takes note of what the session has moved.
 func (q quiet) look(s *session, now time.Time) quiet {
 	st := s.conn.Stats()
 	n := st.StreamBytesReceived + st.StreamBytesSent
 	if q.since.IsZero() || n != q.bytes {
 		q = quiet{now, n}
-	}
-	if s.streams.Load() == 0 && now.Sub(s.started) > drainQuiet || now.Sub(q.since) > drainQuiet {
-		s.cut(reason.Drained)
 	}
 	return q
 }

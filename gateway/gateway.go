@@ -19,12 +19,14 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/quic-fsgw/quic-fsgw/gateway/admin"
 	"github.com/quic-fsgw/quic-fsgw/gateway/config"
+	"github.com/quic-fsgw/quic-fsgw/gateway/forward"
 	"github.com/quic-fsgw/quic-fsgw/gateway/upcall"
 	"github.com/quic-fsgw/quic-fsgw/quic"
 	"github.com/quic-fsgw/quic-fsgw/quic/qlog"
@@ -82,8 +84,9 @@ type Gateway struct {
 // endpoint is a QUIC endpoint and the address it stands for.
 type endpoint struct {
 	*quic.Endpoint
-	addr  config.Addr
-	group *udp.Group
+	addr    config.Addr
+	group   *udp.Group
+	forward *forward.Forwarder // nil: no route needs it
 }
 
 func (e *endpoint) sockets() []*udp.Socket { return e.group.Sockets() }
@@ -112,17 +115,27 @@ func New(cfg *config.Config, listeners []Listener, opts Options) (*Gateway, erro
 	}
 	g.table.Store(t)
 	g.limits = newLimiter(&cfg.Limits)
+	g.metrics = newMetrics(opts.Registry, g) // before a packet can come in
 	g.meters.configure(t)
 	for _, l := range listeners {
+		e := &endpoint{addr: l.Addr, group: l.Group}
+		if t.forwards {
+			e.forward = forward.New(func(h *forward.Hello) netip.AddrPort { return g.forwardTo(e, h) }, cfg.Limits.Connections)
+		}
 		conns := make([]udp.PacketConn, 0, l.Group.Shards())
 		for _, s := range l.Group.Sockets() {
-			conns = append(conns, s)
+			if e.forward != nil {
+				conns = append(conns, e.forward.Wrap(s))
+			} else {
+				conns = append(conns, s)
+			}
 		}
-		e := &endpoint{addr: l.Addr, group: l.Group}
 		e.Endpoint = quic.NewEndpoint(conns, g.baseConfig(cfg, e), quic.WithLayout(l.Group.Layout()), quic.WithMemory(int64(cfg.Limits.Memory)/int64(len(listeners))), quic.WithRest(releaseMemory))
+		if e.forward != nil {
+			e.forward.SetEndpoint(e.Knows)
+		}
 		g.endpoints = append(g.endpoints, e)
 	}
-	g.metrics = newMetrics(opts.Registry, g)
 	g.startChecks(t)
 	for _, e := range g.endpoints {
 		g.accepts.Add(2)
@@ -181,6 +194,9 @@ func (g *Gateway) Close(ctx context.Context) error {
 	var err error
 	for _, e := range g.endpoints {
 		err = errors.Join(err, e.Close(ctx))
+		if e.forward != nil {
+			e.forward.Close()
+		}
 	}
 	g.accepts.Wait()
 	return errors.Join(err, g.traces.Close())

@@ -33,7 +33,8 @@ const testName = "files.test"
 type inProcess struct {
 	*gateway.Gateway
 	addr   netip.AddrPort
-	client *tls.Config
+	client *tls.Config // with a certificate
+	server *tls.Config
 }
 
 // inProcessConfig is what tests vary.
@@ -122,26 +123,32 @@ func newInProcessConfig(t *testing.T, c inProcessConfig) *inProcess {
 		Certificates: []tls.Certificate{issue(pki.Request{Name: testName, Server: true, DNS: []string{testName}})},
 		ClientCAs:    pool, ClientAuth: tls.RequireAndVerifyClientCert,
 	}
+	base := &inProcess{server: server, client: &tls.Config{
+		RootCAs: pool, Certificates: []tls.Certificate{issue(pki.Request{Name: "alice", Client: true, DNS: []string{"alice"}})},
+	}}
+	return base.again(t, c)
+}
+
+// again starts another gateway with the same certificates.
+func (g *inProcess) again(t *testing.T, c inProcessConfig) *inProcess {
+	t.Helper()
 	group, err := udp.ListenGroup(netip.MustParseAddrPort("127.0.0.1:0"), 2, udp.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr := group.Sockets()[0].LocalAddr()
-	g := &inProcess{addr: addr, client: &tls.Config{
-		RootCAs: pool, Certificates: []tls.Certificate{issue(pki.Request{Name: "alice", Client: true, DNS: []string{"alice"}})},
-	}}
-	cfg := g.config(t, c)
+	n := &inProcess{addr: group.Sockets()[0].LocalAddr(), server: g.server, client: g.client}
+	cfg := n.config(t, c)
 	log := slog.New(slog.DiscardHandler)
 	if c.log != nil {
 		log = slog.New(slog.NewTextHandler(c.log, nil))
 	}
-	g.Gateway, err = gateway.New(cfg, []gateway.Listener{{Addr: cfg.Listen[0].UDP, Group: group}}, gateway.Options{
-		Handshaker: quic.TLS(server), Logger: log,
+	n.Gateway, err = gateway.New(cfg, []gateway.Listener{{Addr: cfg.Listen[0].UDP, Group: group}}, gateway.Options{
+		Handshaker: quic.TLS(g.server), Logger: log,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return g
+	return n
 }
 
 // copyBothWays writes a file through the gateway on a connection of its own,

@@ -136,6 +136,18 @@ func pullTransport(reg *admin.Registry, g *Gateway) {
 		}
 	}, "reason")
 	pullTraces(reg, g.traces)
+	reg.PullCounter("quicfsgw_forwarded_datagrams_total", "Datagrams of connections that belong to other processes, by direction, or dropped.", func(emit func(float64, ...string)) {
+		var in, out, dropped int64
+		for _, e := range g.endpoints {
+			if e.forward != nil {
+				st := e.forward.Stats()
+				in, out, dropped = in+st.ToTarget.Load(), out+st.ToClient.Load(), dropped+st.Dropped.Load()
+			}
+		}
+		emit(float64(in), "in")
+		emit(float64(out), "out")
+		emit(float64(dropped), "dropped")
+	}, "direction")
 	pullConns(reg, g)
 	pullSockets(reg, g)
 }

@@ -24,6 +24,9 @@ func (g *Gateway) Reload(cfg *config.Config) error {
 	if err != nil {
 		return fmt.Errorf("gateway: reload: %w", err)
 	}
+	if t.forwards && g.endpoints[0].forward == nil {
+		return errors.New("gateway: reload: the first forward route was added (restart to apply it)")
+	}
 	t.adopt(old)
 	g.table.Store(t)
 	old.stopChecks()
@@ -59,7 +62,7 @@ func (g *Gateway) reevaluate() int {
 // judgeAgain judges a session by the rules in force and reports whether it stays.
 func (g *Gateway) judgeAgain(s *session) bool {
 	r, _ := g.find(s.addr.addr, []string{s.tls.ALPN}, s.tls.ServerName)
-	if r == nil {
+	if r == nil || r.kind != s.route.kind {
 		s.cut(reason.RouteRemoved)
 		return false
 	}

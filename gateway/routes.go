@@ -13,6 +13,7 @@ import (
 
 	"github.com/quic-fsgw/quic-fsgw/gateway/access"
 	"github.com/quic-fsgw/quic-fsgw/gateway/config"
+	"github.com/quic-fsgw/quic-fsgw/gateway/forward"
 	"github.com/quic-fsgw/quic-fsgw/gateway/reason"
 	"github.com/quic-fsgw/quic-fsgw/gateway/upcall"
 	"github.com/quic-fsgw/quic-fsgw/internal/backend"
@@ -36,6 +37,7 @@ type table struct {
 	cfg        *config.Config
 	generation uint64
 	routes     map[*config.Route]*route
+	forwards   bool               // some route gives connections to another process
 	stopChecks context.CancelFunc // of its backends
 	keys       [][32]byte         // quic.address_keys
 }
@@ -70,6 +72,7 @@ func (g *Gateway) compile(cfg *config.Config, generation uint64) (*table, error)
 			return nil, fmt.Errorf("route %s: %w", rc.Name, err)
 		}
 		t.routes[rc] = r
+		t.forwards = t.forwards || rc.Forward != nil
 	}
 	if name := cfg.QUIC.AddressKeys; name != "" {
 		var err error
@@ -94,8 +97,9 @@ func (g *Gateway) compileRoute(t *table, rc *config.Route) (*route, error) {
 	case rc.NFS != nil:
 		r.alpn = alpnRPC
 		err = r.compileNFS(t.cfg, rc.NFS, g.log)
-	default:
-		return nil, fmt.Errorf("this version cannot forward connections to other processes yet (remove the route, or serve that protocol elsewhere)")
+	default: // the other process's handshake, rules and settings
+		r.alpn = rc.Match.ALPN
+		return r, nil
 	}
 	if err != nil {
 		return nil, err
@@ -176,7 +180,7 @@ func (r *route) compileSMB(c *config.SMB, changed func(backend.State)) error {
 
 func (r *route) compileNFS(cfg *config.Config, c *config.NFS, log *slog.Logger) error {
 	s, err := nfs.NewService(nfs.Config{
-		Backends: c.Backends, Policy: policyOf(c.Policy), Exports: c.Exports,
+		Backends: c.Backends, Policy: policyOf(c.Policy), Exports: c.Exports, V4Exports: c.V4Exports,
 		Ports: nfs.Ports{Mount: uint16(c.Ports.Mount), Portmap: uint16(c.Ports.Portmap), NLM: uint16(c.Ports.NLM),
 			NSM: uint16(c.Ports.NSM), Rquota: uint16(c.Ports.Rquota)},
 		AllowGSS: c.GSS == "pass", PrivilegedPort: c.PrivilegedPort, MaxConns: c.Limits.Connections, Proxy: c.Proxy == "v2",
@@ -258,7 +262,21 @@ func (g *Gateway) routeHello(e *endpoint, h *quic.ClientHelloInfo) (*quic.Config
 	if err := g.limits.handshake(h.Remote.Addr(), time.Now()); err != nil {
 		return nil, err
 	}
+	if r.conf.Forward != nil {
+		return nil, refused(reason.ConnectionLimit) // it came past the forwarder because a limit was reached then
+	}
 	return r.quic, nil
+}
+
+// forwardTo is the process that a connection is given to, if it is not this
+// one. Who is refused is left to the endpoint, which says so.
+func (g *Gateway) forwardTo(e *endpoint, h *forward.Hello) netip.AddrPort {
+	r, _ := g.find(e.addr, h.ALPN, h.ServerName)
+	if r == nil || r.conf.Forward == nil || g.draining.Load() || g.limits.handshake(h.Remote.Addr(), time.Now()) != nil {
+		return netip.AddrPort{}
+	}
+	g.metrics.connections.With(r.name, "forwarded").Inc()
+	return r.conf.Forward.UDP.AddrPort()
 }
 
 // find returns the route of a connection; known tells whether some route

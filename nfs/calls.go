@@ -24,15 +24,17 @@ type callSink struct {
 	call  Call   // the call whose arguments are collected; its bodies alias head
 	auth  []byte // what replaces its credential
 	to    *backendConn
+	held  *backendConn // its sending half is this sink's until the end of the message
 }
 
 type callState uint8
 
 const (
-	stateHeader  callState = iota // collecting until the verifier ends
-	stateForward                  // moving the body to a backend
-	stateDiscard                  // dropping the rest of the message
-	stateCollect                  // keeping the arguments of a small call
+	stateHeader   callState = iota // collecting until the verifier ends
+	stateForward                   // moving the body to a backend
+	stateDiscard                   // dropping the rest of the message
+	stateCollect                   // keeping the arguments of a small call
+	stateCompound                  // keeping the beginning of a COMPOUND's arguments
 )
 
 // maxSmallCall caps a MOUNT or portmapper call with its header; their longest arguments are a path of
@@ -95,7 +97,27 @@ func (k *callSink) flush() error {
 	if k.to == nil {
 		return nil
 	}
-	return k.to.flush()
+	err := k.to.flush()
+	if !k.frame.open {
+		k.letGo()
+	}
+	return err
+}
+
+// hold keeps others from writing to the backend until letGo.
+func (k *callSink) hold() {
+	if k.held != k.to {
+		k.letGo()
+		k.to.sending.Lock()
+		k.held = k.to
+	}
+}
+
+func (k *callSink) letGo() {
+	if k.held != nil {
+		k.held.sending.Unlock()
+		k.held = nil
+	}
 }
 
 func (k *callSink) feed(p []byte) error {
@@ -114,7 +136,7 @@ func (k *callSink) feed(p []byte) error {
 			}
 		} else {
 			n := min(len(p), int(k.frame.rem))
-			if k.state == stateHeader {
+			if k.state == stateHeader || k.state == stateCompound {
 				n = min(n, k.need-len(k.head))
 			}
 			k.frame.take(n)
@@ -151,6 +173,8 @@ func (k *callSink) body(p []byte) error {
 	switch k.state {
 	case stateForward:
 		return k.to.queue(p)
+	case stateCompound:
+		return k.compound(p)
 	case stateCollect:
 		if len(k.head)+len(p) > maxSmallCall {
 			return k.refuse(AppendAcceptError(nil, k.call.XID, AcceptGarbageArgs))
@@ -232,11 +256,20 @@ func (k *callSink) route(c Call) error {
 	if err := k.connect(p.service); err != nil {
 		return err
 	}
+	k.hold()
 	k.state = stateForward
 	if k.auth == nil {
 		return k.to.queueHead(k.frame.markValue(len(k.head)+int(k.frame.rem)), k.head)
 	}
+	limited := k.limited(&c)
 	k.head = appendCallHeader(k.head[:0], &k.call, k.auth) // the old one is not needed any more
+	if limited {
+		k.state, k.need = stateCompound, len(k.head)+maxPathCall
+		if k.frame.rem > 0 {
+			return nil
+		}
+		return k.endWalk()
+	}
 	return k.to.queueHead(k.frame.markValue(len(k.head)+int(k.frame.rem)), k.head)
 }
 
@@ -287,6 +320,7 @@ func (k *callSink) small(args []byte) error {
 		d := decoder{b: data}
 		k.s.r.noteMount(string(d.opaque(maxMountPath)))
 	}
+	k.hold()
 	head := append(appendCallHeader(nil, c, k.auth), data...)
 	return k.to.queueHead(uint32(len(head))|lastFrag, head)
 }

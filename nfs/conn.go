@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 
 	"github.com/quic-fsgw/quic-fsgw/internal/backend"
@@ -28,6 +29,9 @@ type backendConn struct {
 	tail  bool        // the last piece of vec is the end of small
 	going net.Buffers // what of vec a write has not taken yet
 	fresh int         // calls queued since the last flush
+
+	sending sync.Mutex // held from a call's first octet to its last: nothing else may be written in between
+	calls   callbacks  // that the backend makes
 }
 
 const (
@@ -55,6 +59,7 @@ func (s *stream) connection(svc service) (*backendConn, error) {
 		return nil, &streamError{CodeUnspecifiedError, fmt.Errorf("%w: %w", ErrBackendLost, err)}
 	}
 	b = &backendConn{s: s, svc: svc, conn: conn, to: server}
+	b.calls.b = b
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended {

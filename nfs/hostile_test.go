@@ -230,13 +230,22 @@ func TestBackendViolations(t *testing.T) {
 	}
 }
 
-// TestBackendCalls: callbacks of a backend do not reach the client, replies around them do.
+// TestBackendCalls: callbacks of a backend do not reach a client that takes no streams, replies around
+// them do, and the backend is told of each that nobody answers it.
 func TestBackendCalls(t *testing.T) {
+	refused := make(chan uint32, 100)
 	server := startServer(t, func(c net.Conn) {
 		for {
 			msg, err := readMessage(c, 1<<20)
 			if err != nil {
 				return
+			}
+			if binary.BigEndian.Uint32(msg[4:]) == msgReply {
+				if want := AppendAcceptError(nil, binary.BigEndian.Uint32(msg), AcceptProgUnavail)[markLen:]; !bytes.Equal(msg, want) {
+					t.Errorf("the backend got % x", msg)
+				}
+				refused <- binary.BigEndian.Uint32(msg)
+				continue
 			}
 			callback := callRecord(1, 0x40000000, 1, 1, string(make([]byte, 9000)))
 			out := append(callRecord(2, 0x40000000, 1, 0, ""), AppendSuccess(nil, uint32(msg[3]), nil)...)
@@ -250,6 +259,16 @@ func TestBackendCalls(t *testing.T) {
 		mustWrite(t, c, callRecord(xid, ProgNFS, 4, 1, ""))
 		if got := mustRead(t, c); !bytes.Equal(got, AppendSuccess(nil, xid, nil)[markLen:]) {
 			t.Errorf("% x", got)
+		}
+		for i, want := range []uint32{2, 1, 1} {
+			select {
+			case got := <-refused:
+				if got != want {
+					t.Errorf("refusal %d is of call %d, want %d", i, got, want)
+				}
+			case <-time.After(20 * time.Second):
+				t.Fatal("the backend was not told")
+			}
 		}
 	}
 	c.CloseWrite()

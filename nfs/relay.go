@@ -38,6 +38,9 @@ type Client struct {
 	// Meter, if it is not nil, is called with each piece of bytes moved, and the calls among them.
 	// It returns when the next piece may be moved; an error ends the stream.
 	Meter func(ctx context.Context, backend string, bytes, calls int) error
+	// Callbacks opens a stream to the client for calls that a backend makes; it must not wait. An
+	// error, or nil instead of it, means that the client takes none.
+	Callbacks func() (net.Conn, error)
 	// Proxy is what backends are told of the client where Config.Proxy is set.
 	Proxy *backend.ProxyInfo
 }
@@ -166,6 +169,7 @@ func (s *stream) serve() {
 
 	calls := &callSink{s: s, frame: framer{limits: s.r.svc.cfg.Limits}}
 	_, err := io.Copy(calls, s.conn)
+	calls.letGo()
 	switch {
 	case err != nil:
 		s.fail(calls.reason(err))

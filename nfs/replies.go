@@ -73,6 +73,7 @@ func (b *backendConn) pump() {
 		s.fail(CodeUnspecifiedError, fmt.Errorf("%w: %s service hung up", ErrBackendLost, b.svc))
 	}
 	s.r.svc.hangUp(b.to, b.conn, &s.r.client)
+	b.calls.close()
 }
 
 // ended decides what the end of a backend connection means for the stream.
@@ -105,13 +106,10 @@ func (p *replyPump) message() error {
 		if t != msgCall {
 			return &streamError{CodeUnspecifiedError, fmt.Errorf("%w: message type %#x", ErrBackendProtocol, t)}
 		}
-		// A callback. A server may send calls only on streams that it opened, and the draft does
-		// not say how those are bound to a session: without callbacks it grants no delegations.
-		p.b.s.discarded.Add(1)
-		if err := p.discard(); err != nil {
+		if err := p.release(); err != nil { // a callback may take its time, and others want to write
 			return err
 		}
-		return p.settle()
+		return p.callback(head)
 	}
 	if p.b.due.Load() <= p.ready {
 		return &streamError{CodeUnspecifiedError, fmt.Errorf("%w: more replies than calls", ErrBackendProtocol)}
@@ -144,6 +142,14 @@ func (p *replyPump) message() error {
 // lock while the backend thinks.
 func (p *replyPump) settle() error {
 	if !p.held || p.nextIsBuffered() && len(p.out) <= replyBuffer {
+		return nil
+	}
+	return p.release()
+}
+
+// release writes what is queued and lets others write.
+func (p *replyPump) release() error {
+	if !p.held {
 		return nil
 	}
 	if err := p.flush(); err != nil {

@@ -34,6 +34,9 @@ type Config struct {
 	Ports Ports
 	// Exports are the roots that clients may MOUNT, with all below them; none: all.
 	Exports []string
+	// V4Exports are the paths that the first LOOKUPs of an NFSv4 client may lead to, with all below
+	// them; none: all. They are paths of the server's NFSv4 tree, which MOUNT may name otherwise.
+	V4Exports []string
 	// AllowGSS passes RPCSEC_GSS calls of NFS through unchanged instead of refusing them.
 	AllowGSS bool
 	// PrivilegedPort dials from a port below 1024, which exports with "secure" ask for.
@@ -82,6 +85,7 @@ func (c Config) withDefaults() Config {
 type Service struct {
 	cfg      Config
 	exports  Exports
+	v4       Exports
 	programs []program // those that are served
 	set      *backend.Set
 	targets  []*target
@@ -97,7 +101,7 @@ type counters struct {
 	calls, replies               atomic.Uint64
 	answered, refused, discarded atomic.Uint64
 	bytesUp, bytesDown           atomic.Uint64
-	resets                       atomic.Uint64
+	resets, callbacks            atomic.Uint64
 	overloads, backendLosses     atomic.Uint64
 }
 
@@ -116,6 +120,7 @@ type Stats struct {
 	Discarded    uint64        // messages of the wrong direction
 	BytesUp      uint64        // bytes to backends
 	BytesDown    uint64        // bytes from backends
+	Callbacks    uint64        // calls that backends made
 	Resets       uint64        // streams ended with a code other than 0
 	Overloads    uint64        // of them because of a limit
 	BackendLost  uint64        // of them because a backend failed
@@ -129,7 +134,7 @@ func (s *Service) Stats() Stats {
 		Dials: c.dials.Load(), DialErrors: c.dialErrors.Load(), DialTime: time.Duration(c.dialNanos.Load()),
 		Calls: c.calls.Load(), Replies: c.replies.Load(), Answered: c.answered.Load(),
 		Refused: c.refused.Load(), Discarded: c.discarded.Load(),
-		BytesUp: c.bytesUp.Load(), BytesDown: c.bytesDown.Load(), Resets: c.resets.Load(),
+		BytesUp: c.bytesUp.Load(), BytesDown: c.bytesDown.Load(), Callbacks: c.callbacks.Load(), Resets: c.resets.Load(),
 		Overloads: c.overloads.Load(), BackendLost: c.backendLosses.Load(),
 	}
 }
@@ -141,7 +146,11 @@ func NewService(cfg Config) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Service{cfg: cfg, exports: e, log: cfg.Logger, stats: new(counters)}
+	v4, err := ParseExports(cfg.V4Exports)
+	if err != nil {
+		return nil, err
+	}
+	s := &Service{cfg: cfg, exports: e, v4: v4, log: cfg.Logger, stats: new(counters)}
 	if len(cfg.Backends) == 0 {
 		return nil, errors.New("nfs: no backend given (hint: backends: [\"host:2049\"])")
 	}

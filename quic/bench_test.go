@@ -3,7 +3,6 @@ package quic
 import (
 	"io"
 	"strconv"
-	"syscall"
 	"testing"
 
 	"github.com/quic-fsgw/quic-fsgw/quic/udp"
@@ -19,14 +18,6 @@ func (z *zeros) Read(p []byte) (int, error) {
 	n := int(min(int64(len(p)), z.n))
 	z.n -= int64(n)
 	return n, nil
-}
-
-func cpuSeconds() float64 {
-	var r syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &r); err != nil {
-		return 0
-	}
-	return float64(r.Utime.Sec+r.Stime.Sec) + float64(r.Utime.Usec+r.Stime.Usec)/1e6
 }
 
 // BenchmarkBulk moves one stream over loopback, both ends in this process, in
@@ -46,31 +37,7 @@ func bulk(b *testing.B, payload int) {
 	b.SetBytes(size)
 	start := cpuSeconds()
 	for b.Loop() {
-		done := make(chan error, 1)
-		go func() {
-			s, err := server.AcceptStream(ctx)
-			if err != nil {
-				done <- err
-				return
-			}
-			n, err := io.Copy(io.Discard, s)
-			if err == nil && n != size {
-				err = io.ErrUnexpectedEOF
-			}
-			_ = s.Close()
-			done <- err
-		}()
-		s, err := client.OpenStream(ctx)
-		if err != nil {
-			b.Fatal(err)
-		}
-		if _, err := s.ReadFrom(&zeros{size}); err != nil {
-			b.Fatal(err)
-		}
-		_ = s.CloseWrite()
-		if err := <-done; err != nil {
-			b.Fatal(err)
-		}
+		move(b, ctx, client, server, size)
 	}
 	gib := float64(b.N) * size / (1 << 30)
 	b.ReportMetric((cpuSeconds()-start)/gib, "cpu-s/GiB(both)")

@@ -255,6 +255,18 @@ func (c *Conn) stop() {
 	c.ep.forget(c)
 }
 
+// Knows reports whether a datagram is addressed to one of the endpoint's
+// connections, for those who look at datagrams before the endpoint does.
+func (e *Endpoint) Knows(b []byte) bool {
+	id, ok := e.dstOf(b)
+	if !ok {
+		return false
+	}
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return e.conns[id] != nil
+}
+
 // dstOf returns the Destination Connection ID of a datagram's first packet.
 func (e *Endpoint) dstOf(b []byte) (wire.ConnID, bool) {
 	if len(b) == 0 {

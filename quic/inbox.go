@@ -10,11 +10,13 @@ import (
 
 // Work for a connection that is busy is left in its inbox. Whoever holds the
 // connection drains the inbox, and looks again after unlocking: so the reader
-// of a socket never waits for a connection, and no work is left behind.
+// of a socket need not wait for a connection, and no work is left behind.
 //
 //  1. push puts work into the inbox (or processes it at once: see Conn.receive).
 //  2. pump tries the lock; if it is taken, its holder will see the work.
 //  3. unlock flushes, unlocks, and pumps what came meanwhile.
+//  4. A reader that left a large batch comes back to it itself, with the next one
+//     or when its socket is empty (mine, Conn.flushLate).
 
 // maxInboxBytes bounds the memory of receive batches that wait; a fuller inbox
 // drops them, as a full socket buffer would. A peer without segmentation

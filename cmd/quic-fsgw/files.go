@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 
@@ -31,6 +32,14 @@ const copyStreams = 2
 // folderMode is that of folders mkdir makes. Servers apply no umask of ours.
 const folderMode = 0o755
 
+// fileFlags are the flags that all file commands have.
+func fileFlags(c command) (*trustFlags, *flag.FlagSet) {
+	fs, t := c.flags(), &trustFlags{}
+	t.register(fs)
+	t.registerPassword(fs)
+	return t, fs
+}
+
 // eachRemote runs f for every URL and goes on after errors.
 func (t *trustFlags) eachRemote(ctx context.Context, name string, urls []string, f func(*remote, string) error) error {
 	if len(urls) == 0 {
@@ -54,10 +63,7 @@ func (t *trustFlags) eachRemote(ctx context.Context, name string, urls []string,
 }
 
 func runLs(ctx context.Context, io stdio, args []string) error {
-	fs := lsCommand.flags()
-	var t trustFlags
-	t.register(fs)
-	t.registerPassword(fs)
+	t, fs := fileFlags(lsCommand)
 	var o client.ListOptions
 	fs.BoolVar(&o.Long, "l", false, "type, permissions, size and time too")
 	fs.BoolVar(&o.Human, "h", false, "sizes as 1.5 MiB")
@@ -70,10 +76,7 @@ func runLs(ctx context.Context, io stdio, args []string) error {
 }
 
 func runCat(ctx context.Context, io stdio, args []string) error {
-	fs := catCommand.flags()
-	var t trustFlags
-	t.register(fs)
-	t.registerPassword(fs)
+	t, fs := fileFlags(catCommand)
 	urls, err := catCommand.parse(io, fs, args)
 	if err != nil {
 		return err
@@ -82,10 +85,7 @@ func runCat(ctx context.Context, io stdio, args []string) error {
 }
 
 func runRm(ctx context.Context, io stdio, args []string) error {
-	fs := rmCommand.flags()
-	var t trustFlags
-	t.register(fs)
-	t.registerPassword(fs)
+	t, fs := fileFlags(rmCommand)
 	recursive := fs.Bool("r", false, "folders and all below them")
 	urls, err := rmCommand.parse(io, fs, args)
 	if err != nil {
@@ -95,10 +95,7 @@ func runRm(ctx context.Context, io stdio, args []string) error {
 }
 
 func runMkdir(ctx context.Context, io stdio, args []string) error {
-	fs := mkdirCommand.flags()
-	var t trustFlags
-	t.register(fs)
-	t.registerPassword(fs)
+	t, fs := fileFlags(mkdirCommand)
 	parents := fs.Bool("p", false, "parents too, and no error if it exists")
 	urls, err := mkdirCommand.parse(io, fs, args)
 	if err != nil {
@@ -113,10 +110,7 @@ func runMkdir(ctx context.Context, io stdio, args []string) error {
 }
 
 func runDf(ctx context.Context, io stdio, args []string) error {
-	fs := dfCommand.flags()
-	var t trustFlags
-	t.register(fs)
-	t.registerPassword(fs)
+	t, fs := fileFlags(dfCommand)
 	human := fs.Bool("h", false, "sizes as 1.5 MiB")
 	urls, err := dfCommand.parse(io, fs, args)
 	if err != nil {
@@ -126,10 +120,7 @@ func runDf(ctx context.Context, io stdio, args []string) error {
 }
 
 func runCp(ctx context.Context, io stdio, args []string) error {
-	fs := cpCommand.flags()
-	var t trustFlags
-	t.register(fs)
-	t.registerPassword(fs)
+	t, fs := fileFlags(cpCommand)
 	recursive := fs.Bool("r", false, "folders and all below them")
 	names, err := cpCommand.parse(io, fs, args)
 	if err != nil {

@@ -112,7 +112,7 @@ type Route struct {
 	Access  string   `yaml:"access" default:"" doc:"Name of an access rule, or public; required for smb and nfs"`
 	SMB     *SMB     `yaml:"smb" doc:"SMB over QUIC to SMB servers on TCP"`
 	NFS     *NFS     `yaml:"nfs" doc:"RPC over QUIC to an NFS server on TCP"`
-	Forward *Forward `yaml:"forward" doc:"Give the connection to another process; not in this release"`
+	Forward *Forward `yaml:"forward" doc:"Give the connection to another process, which handshakes itself"`
 }
 
 // Kind is smb, nfs or forward.
@@ -178,7 +178,8 @@ type NFS struct {
 	Backends       []string      `yaml:"backends" doc:"host:port of the NFS server; port 2049 where none is given; several only if each knows the file handles of the others, as the heads of a cluster do"`
 	Policy         string        `yaml:"policy" default:"failover" enum:"failover|sticky" doc:"failover: the first that answers; sticky: a client keeps its server"`
 	Ports          Ports         `yaml:"ports" doc:"TCP ports of the programs beside NFS on the backend"`
-	Exports        []string      `yaml:"exports" doc:"Paths that MOUNT, and the first LOOKUPs of NFSv4, let through; not a boundary: see docs/threat-model.md"`
+	Exports        []string      `yaml:"exports" doc:"Paths that MOUNT lets through; not a boundary: see docs/threat-model.md"`
+	V4Exports      []string      `yaml:"v4_exports" doc:"Paths of the server's NFSv4 tree that a client may look up from the root; empty: all; not a boundary either"`
 	Identity       Identity      `yaml:"identity" doc:"Who the client is to the NFS server; AUTH_SYS is replaced, never trusted"`
 	PrivilegedPort bool          `yaml:"privileged_port" default:"false" doc:"Connect to backends from a port below 1024, as exports with the option secure want it; needs CAP_NET_BIND_SERVICE"`
 	GSS            string        `yaml:"rpcsec_gss" default:"refuse" enum:"refuse|pass" doc:"Calls with Kerberos credentials: refuse, or pass unchanged, where identity and exports bind nobody"`
@@ -226,7 +227,7 @@ type MapRow struct {
 
 // Forward names the process a connection is given to.
 type Forward struct {
-	UDP Addr `yaml:"udp" doc:"Address and port of the other process"`
+	UDP Addr `yaml:"udp" doc:"Address and port of the other process; it sees each client under a source port of its own"`
 }
 
 // QUIC holds transport settings.

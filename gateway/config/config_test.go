@@ -257,7 +257,6 @@ func TestWarnings(t *testing.T) {
 		{"partly", head + route("a", "server_name: a.test") + route("b", "server_name: [a.test, b.test]"), "route b never sees a.test"},
 		{"catch-all", head + "  - {name: all, match: {}, forward: {udp: '127.0.0.1:1'}}\n" + route("b", "server_name: a.test"), "route b is never reached"},
 		{"no certificate", head + route("a", "server_name: other.example"), "no certificate is for other.example"},
-		{"forward", head + "  - {name: web, match: {alpn: h3}, forward: {udp: '127.0.0.1:1'}}\n", "forward is not in this release"},
 		{"admin", minimal + "admin: {http: ':9443'}\n", "asks for no password"},
 	}
 	for _, tt := range tests {

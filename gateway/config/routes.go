@@ -107,7 +107,14 @@ func checkTarget(d *decoder, c *Config, path string, r *Route) {
 		if r.Access != "" {
 			d.errorAt(path+".access", "remove it", "a forwarded connection's certificates are the other process's matter")
 		}
-		d.warnAt(path+".forward", "", "forward is not in this release; connections that match %s are refused", r.Name)
+		to := r.Forward.UDP.AddrPort()
+		switch {
+		case r.Forward.UDP == "":
+		case !to.Addr().IsValid() || to.Addr().IsUnspecified() || to.Port() == 0:
+			d.errorAt(path+".forward.udp", "127.0.0.1:8443", "%s is no address to send to", r.Forward.UDP)
+		case slices.ContainsFunc(c.Listen, func(l Listen) bool { return l.UDP.AddrPort() == to }):
+			d.errorAt(path+".forward.udp", "another port", "%s is one of the gateway's own addresses", r.Forward.UDP)
+		}
 	}
 }
 
@@ -198,6 +205,7 @@ func checkNFS(d *decoder, c *Config, path string, r *Route) {
 		d.warnAt(path+".rpcsec_gss", "", "identity and exports do not bind calls with Kerberos credentials")
 	}
 	checkExports(d, path+".exports", n.Exports)
+	checkExports(d, path+".v4_exports", n.V4Exports)
 	id := &n.Identity
 	for i := range id.Map {
 		compileRow(d, fmt.Sprintf("%s.identity.map[%d]", path, i), &id.Map[i])

@@ -93,6 +93,7 @@ var (
 	RateLimit             = Reason{"rate_limit", Transport, transportConnectionRefused, "CONNECTION_REFUSED", "A limit on handshakes per second is reached"}
 	Draining              = Reason{"draining", Transport, transportConnectionRefused, "CONNECTION_REFUSED", "The gateway drains and takes no new connections"}
 	Drained               = Reason{"drained", RPC, CodeNoError, "RPC_NO_ERROR", "The gateway drains, and the connection had nothing under way"}
+	DrainedSMB            = Reason{"drained", SMB, 0x6, "shutdown", "The gateway drains, and the session had nothing under way shortly before the end"}
 	Shutdown              = Reason{"shutdown", Transport, transportNoError, "NO_ERROR", "The gateway ends"}
 	Protocol              = Reason{"protocol", Transport, transportProtocolViolation, "a code of RFC 9000, 20.1", "The client broke QUIC; the code says how"}
 	IdleTimeout           = Reason{"idle_timeout", Silent, 0, "", "Nothing came from the peer for quic.idle_timeout"}
@@ -144,7 +145,7 @@ func All() []Reason {
 		NoApplicationProtocol, UnrecognizedName, RouteMismatch,
 		NoClientCertificate, BadClientCertificate, UnsupportedCert, ExpiredCertificate, RevokedCertificate, RevocationUnknown, UnknownCA,
 		AccessDenied, AccessNotAllowed, Identity, AccessRevoked, RouteRemoved, IdentityChanged, Reloaded, TLSError, HelperUnavailable, HandshakeTimeout,
-		ConnectionLimit, ClientLimit, RateLimit, Draining, Drained, Shutdown, Protocol, IdleTimeout, StatelessReset,
+		ConnectionLimit, ClientLimit, RateLimit, Draining, Drained, DrainedSMB, Shutdown, Protocol, IdleTimeout, StatelessReset,
 		ClientAlert, ClientError, ClientClosed, NoStream,
 	}
 	all = append(all, smbReasons...)

@@ -91,6 +91,7 @@ var rules = []rule{
 	{dir: "smb", deny: []string{"nfs", "gateway", "tlshd"}},
 	{dir: "nfs", deny: []string{"smb", "gateway", "tlshd"}},
 	{dir: "gateway/access"},
+	{dir: "gateway/forward", ours: []string{"quic/wire", "quic/protect", "quic/udp"}, others: []string{"golang.org/x/sys", "golang.org/x/crypto"}},
 	{dir: "gateway/reason"},
 	{dir: "gateway/admin"},
 	{dir: "gateway/config", ours: []string{"gateway/access"}, others: []string{"gopkg.in/yaml.v3"}},

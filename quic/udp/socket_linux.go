@@ -107,14 +107,25 @@ func FromFile(f *os.File, cfg Config) (*Socket, error) {
 }
 
 // File duplicates the descriptor, to be passed to another process; the caller
-// closes it. The socket stays bound until every duplicate is closed.
+// closes it. The socket stays bound until every duplicate is closed. This
+// process is not woken for what arrives: the file is none for the poller.
 func (s *Socket) File() (*os.File, error) {
 	dup, err := duplicate(s.rc)
 	if err != nil {
 		return nil, fmt.Errorf("udp: duplicate the descriptor of %s: %w", s.local, err)
 	}
 	s.shared.Store(true)
-	return os.NewFile(uintptr(dup), s.local.String()), nil
+	return unpolledFile(dup, s.local.String()), nil
+}
+
+// unpolledFile makes a file of a descriptor that the runtime's poller does not
+// watch. os.NewFile gives it those that do not block, so for a moment this one
+// does; all calls on it say MSG_DONTWAIT for themselves.
+func unpolledFile(fd int, name string) *os.File {
+	_ = unix.SetNonblock(fd, false)
+	f := os.NewFile(uintptr(fd), name)
+	_ = unix.SetNonblock(fd, true) // whoever has a duplicate counts on it
+	return f
 }
 
 func duplicate(rc syscall.RawConn) (dup int, err error) {
@@ -135,12 +146,7 @@ func unpolled(conn *net.UDPConn) (*os.File, error) {
 	if err = errors.Join(err, conn.Close()); err != nil {
 		return nil, err
 	}
-	// os.NewFile gives descriptors that do not block to the poller. All calls
-	// on this one say MSG_DONTWAIT for themselves.
-	_ = unix.SetNonblock(fd, false)
-	f := os.NewFile(uintptr(fd), "udp")
-	_ = unix.SetNonblock(fd, true) // whoever has a duplicate counts on it
-	return f, nil
+	return unpolledFile(fd, "udp"), nil
 }
 
 // newSocket owns pc and closes it on an error.

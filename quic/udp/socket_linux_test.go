@@ -448,6 +448,10 @@ func TestFileAndBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// A process that only keeps the file must not be woken for each datagram.
+	if err := f.SetReadDeadline(time.Now()); !errors.Is(err, os.ErrNoDeadline) {
+		t.Errorf("the file is in the poller: %v", err)
+	}
 	s.Close()
 	again, err := FromFile(f, Config{})
 	f.Close()

@@ -1,0 +1,132 @@
+package quic
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime/pprof"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/quic-fsgw/quic-fsgw/quic/recovery"
+	"github.com/quic-fsgw/quic-fsgw/quic/udp"
+)
+
+// BenchmarkPackets packs batches of a stream's bytes at one end and dispatches
+// them at the other, with neither socket between them. It reports both halves
+// and, per packet, what they take with sealing and opening.
+func BenchmarkPackets(b *testing.B) {
+	scfg, ccfg := serverConfig(), clientConfig()
+	scfg.MaxUDPPayload, ccfg.MaxUDPPayload = 1400, 1400
+	client, server := connect(b, scfg, ccfg)
+	ctx := testContext(b)
+	move(b, ctx, client, server, 64<<20) // the congestion window grows
+	s, err := client.OpenStream(ctx)
+	if err != nil {
+		b.Fatal(err)
+	}
+	if _, err := s.Write([]byte("open")); err != nil {
+		b.Fatal(err)
+	}
+	in, err := server.AcceptStream(ctx)
+	if err != nil {
+		b.Fatal(err)
+	}
+	var pack, dispatch time.Duration
+	packets := 0
+	var reader socketReader
+	reader.init()
+	defer func() { reader.buf.Release() }()
+	for b.Loop() {
+		batch := newBatch()
+		client.lock()
+		c, w := client, &s.snd
+		w.max, c.flow.sendMax = w.buf.end+1<<20, c.flow.sent+1<<20 // the other end takes it away below
+		w.buf.grow(w.buf.roomy(), c.batchPayload(s.id, w.buf.end))
+		c.queueSend(s)
+		c.dirty = false
+		c.path.pacer.Init(c.path.mtu)
+		t0 := time.Now()
+		c.fillBatch(batch, udp.MaxSegments)
+		pack += time.Since(t0)
+		c.loss.Clear(recovery.AppData, nil)
+		w.buf.ack(0, w.buf.next)
+		client.mu.Unlock() // nothing is to be sent
+		if batch.count == 0 {
+			b.Fatal("an empty batch")
+		}
+		packets += batch.count
+
+		buf := udp.NewBuffer()
+		reader.buf.Release()
+		reader.buf = buf
+		reader.msg.Buf, reader.msg.N = buf.Bytes(), copy(buf.Bytes(), batch.buf.Bytes()[:batch.n])
+		reader.msg.SegmentSize, reader.msg.Remote = batch.segment, server.path.remote
+		batch.release()
+		t0 = time.Now()
+		server.ep.dispatch(server.shard, &reader)
+		dispatch += time.Since(t0)
+		server.lock()
+		r := &in.rcv
+		r.buf.consume(&server.acct, r.buf.unread())
+		r.max, server.flow.max = r.buf.end+1<<20, server.flow.received+1<<20
+		server.recv[recovery.AppData].OnAckSent(server.clock)
+		server.dirty = false
+		server.unlock()
+		reader.late.conns = reader.late.conns[:0]
+	}
+	b.ReportMetric(float64(pack.Nanoseconds())/float64(packets), "pack-ns/packet")
+	b.ReportMetric(float64(packets)/float64(b.N), "packets/batch")
+	b.ReportMetric(float64(dispatch.Nanoseconds())/float64(packets), "dispatch-ns/packet")
+}
+
+// BenchmarkMemmove reports how much of the processor time of a bulk transfer
+// goes into moving memory, and fails above 2 %: one copy of the payload takes 3
+// % or more. It is no test because a profile is a sample: give it a quiet
+// machine, and at least -benchtime 10x.
+func BenchmarkMemmove(b *testing.B) {
+	scfg, ccfg := serverConfig(), clientConfig()
+	scfg.MaxUDPPayload, ccfg.MaxUDPPayload = 1400, 1400
+	client, server := connect(b, scfg, ccfg)
+	ctx := testContext(b)
+	const size = 512 << 20
+	b.SetBytes(size)
+	move(b, ctx, client, server, size)
+	var profile bytes.Buffer
+	if err := pprof.StartCPUProfile(&profile); err != nil {
+		b.Skip(err) // the benchmark itself is being profiled
+	}
+	for b.Loop() {
+		move(b, ctx, client, server, size)
+	}
+	pprof.StopCPUProfile()
+	share, err := profileShare(b.TempDir(), profile.Bytes(), "runtime.memmove")
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportMetric(share, "memmove-%")
+	if share >= 2 && b.N >= 10 {
+		b.Errorf("%.1f %% of the processor time moves memory", share)
+	}
+}
+
+// profileShare is the share of a function itself in a CPU profile, in per cent.
+func profileShare(dir string, profile []byte, function string) (float64, error) {
+	name := filepath.Join(dir, "cpu.prof")
+	if err := os.WriteFile(name, profile, 0o600); err != nil {
+		return 0, err
+	}
+	out, err := exec.Command("go", "tool", "pprof", "-top", "-nodecount=1000", "-nodefraction=0", name).Output()
+	if err != nil {
+		return 0, fmt.Errorf("go tool pprof: %w", err)
+	}
+	line := regexp.MustCompile(`(?m)^\s*\S+\s+([0-9.]+)%.*\s` + regexp.QuoteMeta(function) + `(?: |$)`).FindSubmatch(out)
+	if line == nil {
+		return 0, nil // not one sample
+	}
+	return strconv.ParseFloat(string(line[1]), 64)
+}
