@@ -35,6 +35,9 @@ func (c *Conn) onAcked(p *recovery.SentPacket) {
 	}
 	if c.eventSpace == recovery.AppData && p.KeyPhase == c.app.generation {
 		c.app.acked = true
+		if p.NumRecords > 0 && p.At(0).Kind == recAck && c.app.rxSeen && p.At(0).Off >= c.app.rxLowest {
+			c.app.settled = true
+		}
 	}
 	for i := range int(p.NumRecords) {
 		c.ackRecord(p.At(i))

@@ -405,6 +405,9 @@ func (c *Conn) UpdateKeys() error {
 	}
 	// "An endpoint MUST NOT initiate a key update prior to having confirmed the handshake"
 	if !c.confirmed || !c.app.mayUpdate() {
+		if c.confirmed && c.app.acked {
+			c.ping, c.dirty = true, true // along with an acknowledgment, which is acknowledged then
+		}
 		return fmt.Errorf("quic: key update: the previous keys are not yet acknowledged (try again later)")
 	}
 	if err := c.updateKeys(); err != nil {

@@ -37,6 +37,8 @@ type appKeys struct {
 	txFirst        uint64 // first packet number sent in this phase
 	acked          bool   // the peer acknowledged a packet of this phase
 	answered       bool   // we acknowledged a packet that the peer sent in this phase
+	owed           bool   // the peer sent something in this phase that asks for that
+	settled        bool   // the peer acknowledged a packet of this phase in which we did
 	sealed, failed uint64
 	maxSealed      uint64 // packets that one key may seal
 	maxFailed      uint64 // packets that may fail to open, in all
@@ -88,7 +90,13 @@ func (k *appKeys) prepare() error {
 // RFC 9001, Section 6.1: "An endpoint MUST NOT initiate a subsequent key
 // update unless it has received an acknowledgment for a packet that was sent
 // protected with keys from the current key phase."
-func (k *appKeys) mayUpdate() bool { return k.tx != nil && k.rx != nil && k.acked }
+//
+// That the peer was given its own acknowledgment is more than the RFC asks: some
+// can't follow into the next phase before (golang.org/x/net/quic drops all
+// packets from there on), and in order only, which a network does not keep.
+func (k *appKeys) mayUpdate() bool {
+	return k.tx != nil && k.rx != nil && k.acked && (k.settled || !k.owed)
+}
 
 // rotate moves both directions to the next phase. The previous receive keys
 // stay until the peer is heard in the new phase, however late that is, and then
@@ -108,7 +116,7 @@ func (k *appKeys) rotate(nextPN uint64) error {
 	k.tx, k.nextTx = k.nextTx, nil
 	k.phase = !k.phase
 	k.generation++
-	k.rxSeen, k.acked, k.answered = false, false, false
+	k.rxSeen, k.acked, k.answered, k.owed, k.settled = false, false, false, false, false
 	k.txFirst, k.sealed = nextPN, 0
 	return nil
 }

@@ -407,6 +407,9 @@ func (c *Conn) finishPacket(space recovery.Space, t wire.PacketType, dst wire.Co
 		return
 	}
 	c.recv[space].Add(c.now(), pn, f.ackEliciting, src.ecn)
+	if f.ackEliciting && space == recovery.AppData && c.app.rxSeen && pn >= c.app.rxLowest {
+		c.app.owed = true
+	}
 	c.lastHeard = c.now()
 	c.lastSent = zeroTime
 	c.dirty = true
