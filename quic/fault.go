@@ -12,9 +12,14 @@ import (
 // another kind sent beside it arrives. After a probe timeout both kinds go out:
 // a full-size datagram and one of 1200 bytes, each in a send of its own.
 
-// faultRounds is how many losses in a row make a fault, each of packets that
-// were sent after the one before was noticed.
-const faultRounds = 3
+const (
+	// faultRounds is how many losses in a row make a fault, each of packets that
+	// were sent after the one before was noticed.
+	faultRounds = 4
+	// faultLosses is how many packets they have to be in all: a queue that
+	// overflows drops a few small batches in a row, too.
+	faultLosses = 12
+)
 
 // A faultPattern watches one kind of packet, the suspects.
 type faultPattern struct {
@@ -44,7 +49,9 @@ func (f *faultPattern) onAcked() {
 	}
 }
 
-func (f *faultPattern) found() bool { return f.rounds >= faultRounds && f.others }
+func (f *faultPattern) found() bool {
+	return f.rounds >= faultRounds && f.lost >= faultLosses && f.others
+}
 
 // watchAcked notes what arrived.
 func (c *Conn) watchAcked(p *recovery.SentPacket) {

@@ -238,7 +238,7 @@ func (c *Conn) lowerMTU(failed int) {
 
 // checkBlackHole falls back when nothing at all is acknowledged any more.
 func (c *Conn) checkBlackHole() {
-	if p := &c.path; p.mtu > minDatagram && c.loss.PTOCount() >= maxMTUProbes {
+	if p := &c.path; p.mtu > minDatagram && c.loss.PTOCount() > maxMTUProbes {
 		c.blackHole()
 	}
 }
