@@ -130,6 +130,9 @@ func negotiateAnswer() []byte {
 	body := b[4+64:]
 	binary.LittleEndian.PutUint16(body, 65)
 	binary.LittleEndian.PutUint16(body[4:], 0x0302)
+	for _, at := range []int{28, 32, 36} { // MaxTransactSize, MaxReadSize, MaxWriteSize
+		binary.LittleEndian.PutUint32(body[at:], 8<<20)
+	}
 	return b
 }
 
