@@ -101,12 +101,14 @@ func (c *Conn) waitInPlace(g *gate) bool {
 		if !st.step(c.ep, c) {
 			break
 		}
+		// Nobody else is going to: the wait in RecvDirect has no end of its own.
+		st.late.flush()
+		if st.wanted.Load() {
+			break
+		}
 	}
 	g.seat.Store(nil) // from here on the gate's channel is used again
 	st.visits.Add(1)
-	if len(st.late.conns) > 0 {
-		st.wanted.Store(true) // for the reader to flush
-	}
 	st.state.Store(seatEmpty)
 	if st.wanted.Load() || st.dozing.Load() {
 		st.callReader()
@@ -157,6 +159,7 @@ func (st *seat) lend(e *Endpoint) {
 	if isClosed(closed) {
 		return
 	}
+	st.late.flush()
 	seen := st.visits.Load()
 	first := seen
 	st.wanted.Store(false)
