@@ -174,3 +174,25 @@ func TestGuestReadsForOthers(t *testing.T) {
 	g.stream.CancelRead(1)
 	g.ends(t, func(err error) bool { var se *StreamError; return errors.As(err, &se) })
 }
+
+// TestGuestAcknowledges: what arrives while somebody reads in place is
+// acknowledged, although it is no part of the turns and nobody else reads.
+func TestGuestAcknowledges(t *testing.T) {
+	g := newGuest(t)
+	s, err := g.server.OpenUniStream(testContext(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(testContext(t), 20*time.Second)
+	defer cancel()
+	for i := range 60 { // the first ends the turns; unheard, each would cost probe timeouts
+		if _, err := s.Write([]byte{byte(i)}); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Flush(ctx); err != nil {
+			t.Fatalf("byte %d is not acknowledged: %v", i, err)
+		}
+	}
+	_ = g.conn.CloseWithError(0, "")
+	<-g.read
+}
