@@ -110,6 +110,14 @@ func (c *Conn) greaseBit(first *byte) {
 	}
 }
 
+// greaseBits says for the packets of a batch, one bit each, which QUIC bits to set to 0.
+func (c *Conn) greaseBits() uint64 {
+	if c.greases {
+		return mrand.Uint64()
+	}
+	return 0
+}
+
 // errVersion is a failure of version negotiation.
 type errVersion string
 
