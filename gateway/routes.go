@@ -170,7 +170,7 @@ func (r *route) compileSMB(c *config.SMB, changed func(backend.State)) error {
 		return err
 	}
 	r.smb = &smb.Relay{Backends: b, Options: smb.Options{
-		MaxMessage: int(c.MaxMessage), MinDialect: dialect, Protection: protection, AllowNamedPipes: c.NamedPipes == "allow", Shares: c.Shares, CleanClose: cleanClose,
+		MaxMessage: int(c.MaxMessage), MinDialect: dialect, Protection: protection, KerberosOnly: c.NTLM == "deny", AllowNamedPipes: c.NamedPipes == "allow", Shares: c.Shares, CleanClose: cleanClose,
 	}}
 	for i := range c.ShareMap {
 		r.shares = append(r.shares, access.MapEntry{Match: c.ShareMap[i].Matcher, Unix: access.Unix{UID: uint32(i)}})

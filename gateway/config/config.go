@@ -138,6 +138,7 @@ type SMB struct {
 	Backends   []string      `yaml:"backends" doc:"host:port of the SMB servers; port 445 where none is given"`
 	Policy     string        `yaml:"policy" default:"failover" enum:"failover|sticky" doc:"failover: the first that answers; sticky: a client keeps its server"`
 	MinDialect string        `yaml:"min_dialect" default:"3.1.1" enum:"2.0.2|2.1|3.0|3.0.2|3.1.1" doc:"Lowest SMB dialect let through"`
+	NTLM       string        `yaml:"ntlm" default:"allow" enum:"allow|deny" doc:"deny: no logon but by Kerberos passes, so that nobody's NTLM logon can be relayed to these servers"`
 	NamedPipes string        `yaml:"named_pipes" default:"deny" enum:"deny|allow" doc:"Named pipes, where the traffic can be seen"`
 	Shares     []string      `yaml:"shares" doc:"Shares that may be used, where the traffic can be seen; empty: all"`
 	ShareMap   []ShareRow    `yaml:"share_map" doc:"Clients that may use other shares than the rest; the first row that matches decides"`
