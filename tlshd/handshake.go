@@ -1,6 +1,7 @@
 package tlshd
 
 import (
+	"encoding/hex"
 	"fmt"
 	"time"
 )
@@ -375,7 +376,8 @@ const appSecrets = 3<<(2*LevelHandshake) | 3<<(2*LevelApp)
 
 func (h *Handshake) receiveDone(as attributes) *Error {
 	if status := Status(as.u32(attrStatus)); status != StatusOK {
-		return &Error{Status: status, Alert: as.u8(attrAlert), Reason: Reason(as.str(attrReason)), Detail: as.str(attrDetail)}
+		return &Error{Status: status, Alert: as.u8(attrAlert), Reason: Reason(as.str(attrReason)), Detail: as.str(attrDetail),
+			Peer: hex.EncodeToString(as.bytes(attrPeerHash))}
 	}
 	st := &State{
 		Version: as.u16(attrTLSVersion), Suite: as.u16(attrSuite), Group: as.u16(attrGroup),

@@ -99,6 +99,7 @@ const (
 	attrGroup        attr = 31
 	attrJSON         attr = 32
 	attrGeneration   attr = 33
+	attrPeerHash     attr = 34
 
 	// attrOptional and above may be ignored by a receiver that does not know
 	// them, in any message.
@@ -146,7 +147,7 @@ var grammar = [numMsgTypes][]rule{
 		{attr: attrSuite, min: 2, max: 2}, {attr: attrGroup, min: 2, max: 2}, {attr: attrPeerName, max: maxLabel},
 		{attr: attrALPN, max: 255}, {attr: attrAuthMode, min: 1, max: 1},
 		{attr: attrRemoteAuth, min: 1, max: maxCertLen, many: maxChainLen}, {attr: attrResumed, min: 1, max: 1},
-		{attr: attrExporter, min: 32, max: 32}, {attr: attrGeneration, min: 8, max: 8}},
+		{attr: attrExporter, min: 32, max: 32}, {attr: attrGeneration, min: 8, max: 8}, {attr: attrPeerHash, min: 32, max: 32}},
 	msgCancel:  {},
 	msgReload:  {{attr: attrJSON, max: maxMessage}, {attr: attrStatus, min: 4, max: 4}, {attr: attrDetail, max: maxDetail}},
 	msgStats:   {{attr: attrJSON, max: maxMessage}},

@@ -2,6 +2,8 @@ package tlshd
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -387,5 +389,8 @@ func encodeFailure(e *Error) body {
 	b.str(attrReason, string(e.Reason))
 	d := printable(e.Detail)
 	b.str(attrDetail, d[:min(len(d), maxDetail)])
+	if sum, err := hex.DecodeString(e.Peer); err == nil && len(sum) == sha256.Size {
+		b.bytes(attrPeerHash, sum)
+	}
 	return b
 }

@@ -2,8 +2,10 @@ package tlshd
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/hex"
 	"fmt"
 	"sync"
 	"time"
@@ -192,6 +194,10 @@ func (h *serverHandshake) run() {
 func (h *serverHandshake) fail(err *Error) bool {
 	h.ses.s.count.failed.Add(1)
 	h.audit(err)
+	if h.server && h.peer != nil && err.Reason != ReasonClientCertProof {
+		sum := sha256.Sum256(h.peer.Raw)
+		err.Peer = hex.EncodeToString(sum[:])
+	}
 	return err.Reason != ReasonCanceled
 }
 

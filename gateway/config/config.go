@@ -258,14 +258,15 @@ type QUIC struct {
 
 // Limits bound what clients can take.
 type Limits struct {
-	Connections                   int  `yaml:"connections" default:"10000" min:"1" max:"10000000" doc:"Connections at a time"`
-	ConnectionsPerClient          int  `yaml:"connections_per_client" default:"64" min:"1" max:"10000000" doc:"Connections of one client at a time: of a certificate, or where none is asked for, of a source address"`
-	HandshakesPerSecond           int  `yaml:"handshakes_per_second" default:"2000" min:"1" max:"10000000" doc:"New handshakes a second; more are refused"`
-	HandshakesPerSecondPerAddress int  `yaml:"handshakes_per_second_per_address" default:"50" min:"1" max:"10000000" doc:"New handshakes a second from one address; more are refused; loopback is exempt"`
-	StreamsPerClient              int  `yaml:"streams_per_client" default:"0" min:"0" max:"10000000" doc:"RPC streams of one client at a time, over all its connections; 0: no limit"`
-	BytesPerSecondPerClient       Size `yaml:"bytes_per_second_per_client" default:"0" min:"0" max:"1TiB" doc:"Bytes a second of one client, both directions and all its connections together; 0: no limit"`
-	RequestsPerSecondPerClient    int  `yaml:"requests_per_second_per_client" default:"0" min:"0" max:"100000000" doc:"SMB messages or RPC calls a second of one client; 0: no limit"`
-	Memory                        Size `yaml:"memory" default:"1GiB" min:"16MiB" max:"16TiB" doc:"Bytes held in buffers"`
+	Connections                   int      `yaml:"connections" default:"10000" min:"1" max:"10000000" doc:"Connections at a time"`
+	ConnectionsPerClient          int      `yaml:"connections_per_client" default:"64" min:"1" max:"10000000" doc:"Connections of one client at a time: of a certificate, or where none is asked for, of a source address"`
+	HandshakesPerSecond           int      `yaml:"handshakes_per_second" default:"2000" min:"1" max:"10000000" doc:"New handshakes a second; more are refused"`
+	HandshakesPerSecondPerAddress int      `yaml:"handshakes_per_second_per_address" default:"50" min:"1" max:"10000000" doc:"New handshakes a second from one address; more are refused; loopback is exempt"`
+	FailureDelay                  Duration `yaml:"failure_delay" default:"2s" min:"0s" max:"10s" doc:"Refused handshakes and refused SMB logons are answered this much later, one after the other for a client: for a certificate, or where none was shown for an address; clients that are let in never wait; 0s: at once"`
+	StreamsPerClient              int      `yaml:"streams_per_client" default:"0" min:"0" max:"10000000" doc:"RPC streams of one client at a time, over all its connections; 0: no limit"`
+	BytesPerSecondPerClient       Size     `yaml:"bytes_per_second_per_client" default:"0" min:"0" max:"1TiB" doc:"Bytes a second of one client, both directions and all its connections together; 0: no limit"`
+	RequestsPerSecondPerClient    int      `yaml:"requests_per_second_per_client" default:"0" min:"0" max:"100000000" doc:"SMB messages or RPC calls a second of one client; 0: no limit"`
+	Memory                        Size     `yaml:"memory" default:"1GiB" min:"16MiB" max:"16TiB" doc:"Bytes held in buffers"`
 }
 
 // Admin is the inside view.
