@@ -1,6 +1,7 @@
 package quic
 
 import (
+	"bytes"
 	"errors"
 	"slices"
 
@@ -134,9 +135,10 @@ func (c *Conn) feedCrypto(space recovery.Space) {
 			c.afterTLS()
 			return
 		}
-		if !c.server || space != recovery.Initial || !c.route(b) {
-			return
+		if c.server && space == recovery.Initial && c.route(b) {
+			s.take(len(b))
 		}
+		return
 	}
 	if space == recovery.AppData {
 		if b = c.ticketMessages(b); len(b) == 0 {
@@ -183,7 +185,7 @@ func (c *Conn) ticketMessages(b []byte) []byte {
 }
 
 // route chooses the configuration by the ClientHello, once it is whole, and
-// starts TLS. It reports whether TLS was started.
+// starts TLS with it. It reports whether TLS was started.
 func (c *Conn) route(b []byte) bool {
 	ch, complete, err := wire.ParseClientHello(b)
 	if err != nil {
@@ -215,10 +217,19 @@ func (c *Conn) route(b []byte) bool {
 		return false
 	}
 	c.initFlow()
-	c.hs = c.cfg.Handshaker.Handshake(&HandshakeRequest{
-		ID: c.id, Server: true, ServerName: ch.ServerName, NextProtos: c.cfg.NextProtos,
+	req := &HandshakeRequest{
+		ID: c.id, Server: true, ServerName: ch.ServerName, NextProtos: c.cfg.NextProtos, Crypto: b,
 		Remote: c.path.remote, Timeout: c.cfg.handshakeTimeout(), Options: c.cfg.HandshakeOptions, ClientHello: c.hello,
-	}, c.sink)
+	}
+	if ch.TransportParams != nil {
+		// TLS would tell them and then wait for ours: with a helper, that takes a
+		// message there and back. It does tell them, see onPeerParams.
+		if !c.takePeerParams(ch.TransportParams) {
+			return false
+		}
+		c.helloParams, req.TransportParams = clone(ch.TransportParams), c.ownParams()
+	}
+	c.hs = c.cfg.Handshaker.Handshake(req, c.sink)
 	return true
 }
 
@@ -298,8 +309,31 @@ func (c *Conn) onSecret(e *HandshakeEvent) {
 	c.maybeComplete()
 }
 
-// onPeerParams validates and applies the peer's transport parameters.
+// onPeerParams takes what TLS says the peer's transport parameters are.
 func (c *Conn) onPeerParams(b []byte) {
+	if c.haveParams {
+		if !c.server || !bytes.Equal(b, c.helloParams) {
+			_ = c.fail(TransportParameterError, 0, "TLS and routing read different transport parameters")
+		}
+		c.helloParams = nil
+		return
+	}
+	if c.takePeerParams(b) && c.server {
+		c.hs.TransportParams(c.ownParams())
+	}
+}
+
+// ownParams are what a server answers the client's parameters with, encoded.
+func (c *Conn) ownParams() []byte {
+	local := c.localParams()
+	c.trace.Parameters(c.now(), true, local)
+	c.sentParams = true
+	return local.Append(nil, true)
+}
+
+// takePeerParams validates and applies the peer's transport parameters. It
+// reports whether they were good; otherwise the connection is closing.
+func (c *Conn) takePeerParams(b []byte) bool {
 	p, err := wire.ParseTransportParams(b, !c.server)
 	if err == nil {
 		err = c.checkParams(&p)
@@ -309,7 +343,7 @@ func (c *Conn) onPeerParams(b []byte) {
 	}
 	if err != nil {
 		c.closeOnParams(err)
-		return
+		return false
 	}
 	c.peerParams, c.haveParams = p, true
 	c.greases = p.GreaseBit && !c.cfg.NoGrease
@@ -333,12 +367,7 @@ func (c *Conn) onPeerParams(b []byte) {
 	for i := range c.streams.opening {
 		c.streams.opening[i].open()
 	}
-	if c.server {
-		local := c.localParams()
-		c.trace.Parameters(c.now(), true, local)
-		c.hs.TransportParams(local.Append(nil, true))
-		c.sentParams = true
-	}
+	return true
 }
 
 // checkParams authenticates connection IDs. RFC 9000, Section 7.3: "An endpoint
@@ -380,6 +409,10 @@ func (c *Conn) maybeComplete() {
 		// EncryptedExtensions messages without the quic_transport_parameters extension
 		// MUST close the connection with an error of type 0x016d".
 		_ = c.fail(CryptoErrorBase+TransportErrorCode(AlertMissingExtension), 0, "no transport parameters")
+		return
+	}
+	if c.helloParams != nil {
+		_ = c.fail(InternalError, 0, "TLS has not said the peer's transport parameters")
 		return
 	}
 	c.tls = t

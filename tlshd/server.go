@@ -2,6 +2,8 @@ package tlshd
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -262,7 +264,7 @@ func (ses *session) loop() error {
 }
 
 func (s *Server) features() []string {
-	f := []string{"tls1.3", "x509", "crl", "exporter", "verify"}
+	f := []string{"tls1.3", "x509", "crl", "exporter", "verify", featureGather}
 	if s.state.Load().tickets != nil {
 		f = append(f, "tickets")
 	}
@@ -295,6 +297,7 @@ func greet(sock *socket, role uint8, features []string) error {
 	if err := sock.c.SetReadDeadline(time.Time{}); err != nil {
 		return err
 	}
+	sock.gatherIf(as)
 	var b body
 	b.u8(attrVersion, protoVersion)
 	for _, f := range features {
@@ -387,5 +390,8 @@ func encodeFailure(e *Error) body {
 	b.str(attrReason, string(e.Reason))
 	d := printable(e.Detail)
 	b.str(attrDetail, d[:min(len(d), maxDetail)])
+	if sum, err := hex.DecodeString(e.Peer); err == nil && len(sum) == sha256.Size {
+		b.bytes(attrPeerHash, sum)
+	}
 	return b
 }

@@ -18,6 +18,7 @@ import (
 type Options struct {
 	Global []string // further lines of smb.conf's [global], "server smb encrypt = required"
 	Share  []string // further lines of the share's section
+	KDC    *KDC     // takes its tickets, too; nil: NTLM only
 }
 
 // Server is a running smbd.
@@ -92,6 +93,10 @@ func (s *Server) configure(t testing.TB, opts Options) {
 	for _, d := range []string{"private dir", "lock directory", "state directory", "cache directory", "pid directory", "ncalrpc dir"} {
 		name, _, _ := strings.Cut(d, " ")
 		global = append(global, d+" = /mnt/"+name)
+	}
+	if opts.KDC != nil {
+		opts.KDC.lend(t, s.Base, filepath.Join(opts.KDC.dir, "keytab"))
+		global = append(global, "realm = "+Realm, "kerberos method = dedicated keytab", "dedicated keytab file = FILE:/mnt/keytab")
 	}
 	share := []string{"path = /mnt/share", "read only = no", "guest ok = no", "valid users = " + User + " " + OtherUser}
 	conf := section("global", append(global, opts.Global...)) + section(Share, append(share, opts.Share...))
