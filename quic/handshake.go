@@ -158,11 +158,12 @@ const (
 	msgCertificateRequest = 13
 )
 
-// ticketMessages returns the whole messages at the start of b. RFC 9001, Section 6:
-// "Endpoints MUST treat the receipt of a TLS KeyUpdate message as a connection
-// error of type 0x010a". No other message is expected either. Section 4.4:
-// "Clients MUST treat receipt of a TLS CertificateRequest message as a connection
-// error of type PROTOCOL_VIOLATION", once the handshake is over.
+// ticketMessages returns the whole messages at the start of b. RFC 9001,
+// Section 6: "Endpoints MUST treat the receipt of a TLS KeyUpdate message as a
+// connection error of type 0x010a". No other message is expected either.
+// Section 4.4: "servers MUST NOT send post-handshake TLS CertificateRequest
+// messages, and clients MUST treat receipt of such messages as a connection
+// error of type PROTOCOL_VIOLATION."
 func (c *Conn) ticketMessages(b []byte) []byte {
 	n := 0
 	for len(b)-n >= 4 {
@@ -208,9 +209,10 @@ func (c *Conn) route(b []byte) bool {
 		c.cfg = cfg
 	}
 	if !slices.ContainsFunc(ch.ALPN, func(p string) bool { return slices.Contains(c.cfg.NextProtos, p) }) {
-		// RFC 9001, Section 8.1: "When using ALPN, endpoints MUST immediately close
-		// a connection with a no_application_protocol TLS alert [...] if an
-		// application protocol is not negotiated."
+		// RFC 9001, Section 8.1: "When using ALPN, endpoints MUST
+		// immediately close a connection [...] with a
+		// no_application_protocol TLS alert [...] if an application
+		// protocol is not negotiated."
 		c.refuse(&AlertError{Alert: AlertNoApplicationProtocol})
 		return false
 	}
@@ -368,13 +370,12 @@ func (c *Conn) takePeerParams(b []byte) bool {
 	return true
 }
 
-// checkParams authenticates connection IDs.
-// RFC 9000, Section 7.3: "An endpoint MUST treat the following as a connection
-// error of type TRANSPORT_PARAMETER_ERROR or PROTOCOL_VIOLATION: [...] absence
-// of the initial_source_connection_id transport parameter from either endpoint
-// [...] a mismatch between values received from a peer in these transport
-// parameters and the value sent in the corresponding Destination or Source
-// Connection ID fields of Initial packets."
+// checkParams authenticates connection IDs. RFC 9000, Section 7.3: "An endpoint
+// MUST treat the following as a connection error of type
+// TRANSPORT_PARAMETER_ERROR or PROTOCOL_VIOLATION: [...] a mismatch between
+// values received from a peer in these transport parameters and the value sent
+// in the corresponding Destination or Source Connection ID fields of Initial
+// packets."
 func (c *Conn) checkParams(p *wire.TransportParams) error {
 	if !p.HasInitialSrc || len(c.ids.remote) == 0 || p.InitialSrc != c.ids.remote[0].id {
 		return errors.New("initial_source_connection_id does not match")
