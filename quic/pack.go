@@ -269,6 +269,10 @@ func (c *Conn) buildShort(b *outBatch, slot []byte, mode int) int {
 	}
 	var last streamPiece
 	if mode != packAcks {
+		if mode == packProbe && c.takesImmediateAck() && len(front) < room {
+			front = c.appendElicit(front)
+			pkt.AckEliciting = true
+		}
 		if !bulk {
 			front = c.appendControl(front, room, &pkt)
 			front = c.appendCrypto(front, recovery.AppData, room, &pkt)

@@ -72,8 +72,12 @@ func (c *Conn) appendControl(b []byte, room int, pkt *recovery.SentPacket) []byt
 		add(recovery.Record{Kind: recNewToken})
 	}
 	if c.ping && fits() {
-		b = wire.AppendPing(b)
-		c.ping = false
+		if c.freq.immediate {
+			b = c.appendElicit(b)
+		} else {
+			b = wire.AppendPing(b)
+		}
+		c.ping, c.freq.immediate = false, false
 		pkt.AckEliciting = true
 	}
 	if c.freq.due && fits() {
