@@ -41,6 +41,7 @@ type Conn struct {
 	ready   chan struct{} // closed when TLS is complete or the connection is over
 	wanted  atomic.Int32  // those who wait for mu
 	inTurns atomic.Bool   // see turns
+	earlyUp chan struct{} // closed when a client may send 0-RTT; nil: it was not asked for
 
 	mu sync.Mutex // guards everything below
 	connGuarded
@@ -90,7 +91,8 @@ type connGuarded struct {
 	ids    connIDs
 	keys   [2]spaceKeys // Initial, Handshake
 	app    appKeys
-	early  []earlyPacket
+	early  earlyState
+	ahead  []earlyPacket // packets before their keys
 	crypto [3]cryptoStream
 	recv   [recovery.NumSpaces]recovery.Received
 	loss   recovery.Loss
@@ -459,7 +461,9 @@ func (c *Conn) free() {
 	}
 	c.streams.closed()
 	c.freeDatagrams()
-	c.early = nil
+	c.ahead = nil
+	c.early.dropKeys()
+	c.early.held = nil
 	c.crypto = [3]cryptoStream{}
 	if c.blocked != nil {
 		c.blocked.release()

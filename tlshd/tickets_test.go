@@ -271,11 +271,11 @@ func TestTicketBindingAges(t *testing.T) {
 		at   time.Time
 		want string
 	}{{now, ""}, {now.Add(ticketLifetime), ""}, {now.Add(ticketLifetime + time.Second), "expired"}, {now.Add(-time.Hour), "expired"}} {
-		if got := b.refusal([][]byte{{1}, b.extra(now)}, tc.at); got != tc.want {
+		if _, got := b.refusal([][]byte{{1}, b.extra(now)}, tc.at); got != tc.want {
 			t.Errorf("at %v: %q, want %q", tc.at, got, tc.want)
 		}
 	}
-	if got := b.refusal(nil, now); got != "unbound" {
+	if _, got := b.refusal(nil, now); got != "unbound" {
 		t.Errorf("without a binding: %q", got)
 	}
 }
@@ -317,10 +317,10 @@ func FuzzTicket(f *testing.F) {
 		nonce := make([]byte, 12)
 		rand.Read(nonce)
 		sealed := k.aead.Seal(append(append([]byte{}, k.id[:]...), nonce...), nonce, plain, k.id[:])
-		if ss, why := keys.unwrap(&b, sealed, now); (ss == nil) == (why == "") {
+		if ss, _, why := keys.unwrap(&b, sealed, now); (ss == nil) == (why == "") {
 			t.Errorf("session %v, reason %q", ss, why)
 		}
-		if ss, _ := keys.unwrap(&b, plain, now); ss != nil {
+		if ss, _, _ := keys.unwrap(&b, plain, now); ss != nil {
 			t.Error("a ticket that nobody sealed")
 		}
 	})
