@@ -282,7 +282,7 @@ func (ses *session) loop() error {
 }
 
 func (s *Server) features() []string {
-	f := []string{"tls1.3", "x509", "crl", "exporter", "verify"}
+	f := []string{"tls1.3", "x509", "crl", "exporter", "verify", featureGather}
 	if s.state.Load().tickets != nil {
 		f = append(f, "tickets")
 	}
@@ -315,6 +315,7 @@ func greet(sock *socket, role uint8, features []string) error {
 	if err := sock.c.SetReadDeadline(time.Time{}); err != nil {
 		return err
 	}
+	sock.gatherIf(as)
 	var b body
 	b.u8(attrVersion, protoVersion)
 	for _, f := range features {

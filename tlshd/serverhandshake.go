@@ -40,6 +40,7 @@ type serverHandshake struct {
 	inbox inbox
 
 	qc     *tls.QUICConn
+	unsent []byte            // frames for the packet process
 	out    [numLevels]uint64 // CRYPTO offsets sent
 	in     [numLevels]uint64
 	gate   postGate
@@ -185,6 +186,7 @@ func (h *serverHandshake) run() {
 	} else if h.fail(err) {
 		h.sendFinal(msgDone, encodeFailure(err))
 	}
+	h.flush()
 	h.ses.forget(h)
 	_ = h.qc.Close() // frees the goroutine of crypto/tls; its error was seen
 	h.wipe()
@@ -206,12 +208,22 @@ func (h *serverHandshake) sendFinal(t msgType, b body) {
 	h.send(t, true, b)
 }
 
-// send writes a message; a socket that does not take it is the end of the
-// session.
+// send makes a message one of those that the next flush writes.
 func (h *serverHandshake) send(t msgType, final bool, b body) {
-	if err := h.ses.sock.write(t, h.id, final, b); err != nil {
+	h.unsent = appendFrames(h.unsent, t, h.id, final, b)
+}
+
+// flush writes what was sent; a socket that does not take it is the end of the
+// session.
+func (h *serverHandshake) flush() {
+	if len(h.unsent) == 0 {
+		return
+	}
+	if err := h.ses.sock.writeFrames(h.unsent); err != nil {
 		h.ses.cancel()
 	}
+	clear(h.unsent)
+	h.unsent = nil // the next flush may be hours away, if there is one
 }
 
 // shake runs until the verdict. nil: DONE is out.
@@ -250,6 +262,7 @@ func (h *serverHandshake) next(ctx context.Context) (input, *Error) {
 		if in, ok := h.inbox.take(); ok {
 			return in, nil
 		}
+		h.flush()
 		select {
 		case <-h.inbox.wake:
 		case <-ctx.Done():
