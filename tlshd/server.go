@@ -119,7 +119,9 @@ func NewServer(cfg Config, log *slog.Logger) (*Server, error) {
 
 // Close ends every connection and waits for them.
 func (s *Server) Close() error {
+	s.smu.Lock()
 	s.stop()
+	s.smu.Unlock()
 	s.wg.Wait()
 	return nil
 }
@@ -220,11 +222,10 @@ type session struct {
 // goes away or breaks the protocol, ctx ends or the Server is closed. It takes
 // conn over. It returns nil when the other end has closed.
 func (s *Server) Serve(ctx context.Context, conn *net.UnixConn) error {
-	if s.ctx.Err() != nil {
+	if !s.begin() {
 		_ = conn.Close()
 		return ErrClosed
 	}
-	s.wg.Add(1)
 	defer s.wg.Done()
 	ses := &session{s: s, sock: newSocket(conn), handshakes: map[uint64]*serverHandshake{},
 		verifying: make(chan struct{}, maxVerifying)}
@@ -243,6 +244,17 @@ func (s *Server) Serve(ctx context.Context, conn *net.UnixConn) error {
 		return nil
 	}
 	return err
+}
+
+// begin makes Close wait for the caller, unless it waits already.
+func (s *Server) begin() bool {
+	s.smu.Lock()
+	defer s.smu.Unlock()
+	if s.ctx.Err() != nil {
+		return false
+	}
+	s.wg.Add(1)
+	return true
 }
 
 // peerGone reports whether the other process has closed its end, with or without
