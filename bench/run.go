@@ -263,7 +263,7 @@ type section struct {
 func (r *runner) sections() []section {
 	return []section{
 		{"throughput", r.throughput}, {"parallel", r.parallel}, {"latency", r.latency}, {"handshakes", r.handshakes}, {"gateway", r.gatewayHandshakes},
-		{"memory", r.memory}, {"relay", r.relay}, {"smallops", r.smallops}, {"lossy", r.lossy}, {"bytes", r.bySize}, {"sizes", r.sizes},
+		{"memory", r.memory}, {"relay", r.relay}, {"smallops", r.smallops}, {"bridge", r.bridge}, {"lossy", r.lossy}, {"bytes", r.bySize}, {"sizes", r.sizes},
 		{"datapath", r.datapath},
 	}
 }
@@ -289,7 +289,7 @@ func runAll(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("run", flag.ContinueOnError)
 	fsgw := fs.String("fsgw", "bin/quic-fsgw", "the program to measure")
 	docs := fs.String("docs", "", "`folder` for performance.md and datapath.svg; none are written without")
-	only := fs.String("only", "", "`sections` to measure, with commas between: throughput, parallel, latency, handshakes, gateway, memory, relay, smallops, lossy, bytes, sizes, datapath")
+	only := fs.String("only", "", "`sections` to measure, with commas between: throughput, parallel, latency, handshakes, gateway, memory, relay, smallops, bridge, lossy, bytes, sizes, datapath")
 	profile := fs.String("profile", "", "`prefix` of CPU profiles of the relay's ends; none are written without")
 	if err := fs.Parse(args); err != nil {
 		return err

@@ -84,7 +84,8 @@ type connGuarded struct {
 	tokenDue      bool   // server: NEW_TOKEN is due
 	peerParams    wire.TransportParams
 	haveParams    bool
-	peerVerified  bool // client: the server has validated our address: it acknowledged a Handshake packet
+	helloParams   []byte // server: as routing read them, until TLS has said the same
+	peerVerified  bool   // client: the server has validated our address: it acknowledged a Handshake packet
 
 	ids    connIDs
 	keys   [2]spaceKeys // Initial, Handshake
@@ -100,6 +101,7 @@ type connGuarded struct {
 	ackRanges   []recovery.AckRange // the same in recovery's type
 	wireRanges  []wire.AckRange     // reused by frame building
 	eventSpace  recovery.Space      // of the packets given to the next three
+	acked       ackedRun            // the same
 	ackedFunc   func(*recovery.SentPacket)
 	lostFunc    func(*recovery.SentPacket)
 	requeueFunc func(*recovery.SentPacket)
@@ -324,7 +326,9 @@ func (c *Conn) flushLate() {
 // sink takes the Handshaker's events, from any goroutine.
 func (c *Conn) sink(e HandshakeEvent) {
 	c.inbox.pushEvent(e)
-	c.pump()
+	if !e.More {
+		c.pump()
+	}
 }
 
 // ID returns the connection's name in logs: the first Destination Connection

@@ -117,7 +117,8 @@ func (c *Conn) mtuLimit(remote netip.AddrPort) int {
 }
 
 // raiseMTU begins the search on the path. RFC 9000, Section 14.3: "Endpoints
-// SHOULD initially use BASE_PLPMTU", which Section 14.3.1 sets to 1200.
+// SHOULD set the initial value of BASE_PLPMTU [...] to be consistent with
+// QUIC's smallest allowed maximum datagram size."
 func (c *Conn) raiseMTU() {
 	p := &c.path
 	p.search.limit = c.mtuLimit(p.remote)

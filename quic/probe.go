@@ -179,9 +179,9 @@ func (c *Conn) goToPreferred() {
 }
 
 // mayLead tells whether a server at one address may send clients to another:
-// never from outside to inside. RFC 9000, Section 21.5.3: a client "could be
-// required to send a packet to a victim", so that "endpoints that connect to
-// public servers" do not reach "private-use addresses".
+// never from outside to inside. RFC 9000, Section 21.5.3 tells how a server
+// could make clients send to a victim; Section 21.5.6 has servers' private
+// addresses avoided.
 func mayLead(from netip.Addr, to netip.AddrPort) bool {
 	a := to.Addr()
 	if to.Port() == 0 || a.IsUnspecified() || a.IsMulticast() || a.Is4In6() || a.Zone() != "" || a == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
@@ -257,11 +257,10 @@ func (c *Conn) cameOnProbe(src *packetSource) bool {
 }
 
 // refusesMove tells whether a packet is of a migration that is not allowed. RFC
-// 9000, Section 9: "An endpoint that has sent this transport parameter, but
-// receives packets from a different address, MUST either drop the incoming packets
-// on that path without generating a Stateless Reset or proceed with path
-// validation and allow the peer to migrate." What a NAT does keeps address and
-// connection ID.
+// 9000, Section 9: "If the peer violates this requirement, the endpoint MUST
+// either drop the incoming packets on that path without generating a Stateless
+// Reset or proceed with path validation and allow the peer to migrate." What a
+// NAT does keeps address and connection ID.
 func (c *Conn) refusesMove(dst wire.ConnID, src *packetSource) bool {
 	if !c.cfg.DisableActiveMigration || !c.server || src.remote == c.path.remote {
 		return false

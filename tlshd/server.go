@@ -2,6 +2,8 @@ package tlshd
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -89,6 +91,9 @@ type ServerStats struct {
 	// "refused", a space, and why.
 	TicketRefusals map[string]uint64 `json:"ticket_refusals,omitempty"`
 
+	// Expiries are when certificates and lists end, the soonest first.
+	Expiries []Expiry `json:"expiries,omitempty"`
+
 	InFlight int `json:"in_flight"` // without a verdict
 	Kept     int `json:"kept"`      // with one, but not forgotten
 }
@@ -155,7 +160,9 @@ func (s *Server) watch() {
 	}
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
+	var warnings expiryWarnings
 	for {
+		warnings.warn(s.log, s.state.Load(), time.Now())
 		select {
 		case <-s.ctx.Done():
 			return
@@ -188,6 +195,7 @@ func (s *Server) Stats() ServerStats {
 		Unknown: c.unknown.Load(), RefusedPeers: c.refusedPeers.Load(),
 		Reverified: c.reverified.Load(), ReverifyRefused: c.reverifyRefused.Load(),
 		Outcomes: c.outcomes.copy(), TicketRefusals: c.ticketRefusals.copy(),
+		Expiries: soonest(s.state.Load().files.expiries),
 		InFlight: int(s.running.Load()), Kept: int(s.kept.Load() - s.running.Load()),
 	}
 }
@@ -262,7 +270,7 @@ func (ses *session) loop() error {
 }
 
 func (s *Server) features() []string {
-	f := []string{"tls1.3", "x509", "crl", "exporter", "verify"}
+	f := []string{"tls1.3", "x509", "crl", "exporter", "verify", featureGather}
 	if s.state.Load().tickets != nil {
 		f = append(f, "tickets")
 	}
@@ -295,6 +303,7 @@ func greet(sock *socket, role uint8, features []string) error {
 	if err := sock.c.SetReadDeadline(time.Time{}); err != nil {
 		return err
 	}
+	sock.gatherIf(as)
 	var b body
 	b.u8(attrVersion, protoVersion)
 	for _, f := range features {
@@ -387,5 +396,8 @@ func encodeFailure(e *Error) body {
 	b.str(attrReason, string(e.Reason))
 	d := printable(e.Detail)
 	b.str(attrDetail, d[:min(len(d), maxDetail)])
+	if sum, err := hex.DecodeString(e.Peer); err == nil && len(sum) == sha256.Size {
+		b.bytes(attrPeerHash, sum)
+	}
 	return b
 }
