@@ -32,7 +32,7 @@ const (
 type Conn struct {
 	ep      *Endpoint
 	server  bool
-	shard   *shard
+	home    atomic.Pointer[shard] // its socket
 	id      string
 	log     *slog.Logger
 	inbox   inbox
@@ -144,7 +144,8 @@ type earlyPacket struct {
 }
 
 func newConn(ep *Endpoint, sh *shard, cfg *Config, server bool, v wire.Version) *Conn {
-	c := &Conn{ep: ep, server: server, shard: sh, ready: make(chan struct{})}
+	c := &Conn{ep: ep, server: server, ready: make(chan struct{})}
+	c.home.Store(sh)
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	now := time.Now()
 	c.cfg, c.version, c.clock, c.started, c.lastHeard = cfg, v, now, now, now
@@ -385,11 +386,15 @@ func (c *Conn) RemoteAddrPort() netip.AddrPort {
 func (c *Conn) LocalAddr() net.Addr {
 	c.lock()
 	defer c.unlock()
-	a := c.shard.conn().LocalAddr()
+	return net.UDPAddrFromAddrPort(c.localAddr())
+}
+
+func (c *Conn) localAddr() netip.AddrPort {
+	a := c.shard().conn().LocalAddr()
 	if c.path.local.IsValid() {
 		a = netip.AddrPortFrom(c.path.local, a.Port())
 	}
-	return net.UDPAddrFromAddrPort(a)
+	return a
 }
 
 // Admit lets a server's connection go on that Config.ManualAdmit holds.

@@ -38,6 +38,7 @@ type Endpoint struct {
 	conns       map[wire.ConnID]*Conn
 	resets      map[[16]byte]*Conn
 	live        map[*Conn]struct{}
+	moved       map[*shard]*Conn // sockets of one connection's own (move.go)
 	handshaking int
 	resetsSent  rateLimit
 	arrivals    arrivalRate
@@ -198,7 +199,7 @@ func (e *Endpoint) dial(remote netip.AddrPort, cfg *Config, early bool) (*Conn, 
 	dst, _ := wire.MakeConnID(odcid[:])
 	c.setID(dst)
 	c.ids.initial = dst
-	id, ok := e.newConnID(c.shard, c)
+	id, ok := e.newConnID(c.shard(), c)
 	if !ok {
 		c.abandon(ErrEndpointClosed)
 		c.unlock()
@@ -251,6 +252,9 @@ func (e *Endpoint) Close(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	var err error
+	e.mu.Lock()
+	e.leaveMoved(nil)
+	e.mu.Unlock()
 	for _, s := range e.shards {
 		err = errors.Join(err, s.conn().Close())
 	}
@@ -393,6 +397,7 @@ func (e *Endpoint) forget(c *Conn) {
 		e.stats.closedConns.retire(&c.stats)
 	}
 	delete(e.live, c)
+	e.leaveMoved(c)
 	e.held.Add(-c.acct.charged)
 	c.acct.charged = 0
 	e.checkEmpty()

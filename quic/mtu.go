@@ -171,7 +171,7 @@ func (c *Conn) tryMTU(size int) (refused bool) {
 	c.probing = false
 	s.reserve = 0
 	m := udp.SendMsg{Data: b, Remote: p.remote, Local: p.local, IfIndex: p.ifIndex, DontFragment: true}
-	switch err := c.shard.conn().Send(&m); {
+	switch err := c.sockOf(p).Send(&m); {
 	case err == nil:
 		s.pending, s.carried = true, 0
 		c.stats.DatagramsSent++

@@ -345,7 +345,7 @@ func (c *Conn) placeStream(front []byte, p *streamPiece, out *protect.Packet) []
 // batchPayload is how many stream bytes fill one batch of datagrams, so that
 // a read of that size becomes one send.
 func (c *Conn) batchPayload(id, off uint64) int {
-	segments := min(maxDatagramSize/c.path.mtu, c.shard.conn().Caps().MaxSegments)
+	segments := min(maxDatagramSize/c.path.mtu, c.shard().conn().Caps().MaxSegments)
 	per := c.path.mtu - 1 - c.dst().Len() - 3 - protect.TagLen - wire.StreamHeaderLen(id, max(off, 1)+bigChunkSize, -1)
 	if segments <= 1 {
 		// An ACK frame in front must not push the last bytes of every chunk into a

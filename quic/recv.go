@@ -23,6 +23,7 @@ type packetSource struct {
 	local   netip.Addr
 	ifIndex int
 	ecn     uint8
+	via     *shard
 	size    int // of the datagram
 	replied int // bytes sent straight back to it
 }
@@ -30,7 +31,7 @@ type packetSource struct {
 func (c *Conn) processBatch(r *rxBatch) {
 	c.acct.batch, c.acct.batchBuf = nil, r.buf
 	c.acct.batchBig = r.total >= viewThreshold
-	src := packetSource{remote: r.remote, local: r.local, ifIndex: r.ifIndex, ecn: r.ecn}
+	src := packetSource{remote: r.remote, local: r.local, ifIndex: r.ifIndex, ecn: r.ecn, via: r.via}
 	for data := r.data; len(data) > 0; {
 		n := min(r.segment, len(data))
 		src.size, src.replied = n, 0

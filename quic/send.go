@@ -263,8 +263,8 @@ func (c *Conn) transmit(b *outBatch) bool {
 // trySend sends a batch or what is left of it. It reports whether the socket
 // would take more.
 func (c *Conn) trySend(b *outBatch) bool {
-	sock := c.shard.conn()
 	p := &c.path
+	sock := c.sockOf(p)
 	b.msg = udp.SendMsg{Data: b.buf.Bytes()[b.sent:b.n], SegmentSize: b.segment, Remote: p.remote, Local: p.local, IfIndex: p.ifIndex, ECN: b.ecn, DontFragment: true, Buf: b.buf}
 	err := sock.Send(&b.msg)
 	b.sent += b.msg.Sent
@@ -318,7 +318,7 @@ func (c *Conn) sendBlocked() {
 // sendDatagram sends a single datagram, best effort.
 func (c *Conn) sendDatagram(p *path, b []byte) {
 	m := udp.SendMsg{Data: b, Remote: p.remote, Local: p.local, IfIndex: p.ifIndex, DontFragment: true}
-	if err := c.shard.conn().Send(&m); err != nil {
+	if err := c.sockOf(p).Send(&m); err != nil {
 		c.ep.stats.SendErrors.Add(1)
 		return
 	}
