@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"encoding/hex"
+	"net/netip"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -160,6 +161,70 @@ func TestResumedSessionIsVerified(t *testing.T) {
 	l.Server.state.Store(&st)
 	p := v.visit(t, l.Client, "files.example.com", "smb", required)
 	p.refused(StatusEKEYREJECTED, alertUnknownCA, ReasonClientCertCA)
+}
+
+// A certificate for RPC alone: its sessions are good for RPC, under this name,
+// while its CA is trusted, and nowhere else.
+func TestResumptionOfRPCClients(t *testing.T) {
+	s := newSite(t)
+	s.cfg.Certificates[0].Names = []string{"files.example.com", "two.example.com"}
+	cert := s.clientCA.leaf(t, ecKey(t), withEKU(oidRPCClient))
+	required := func(r *Request) { r.Options.ClientCert = ClientCertRequired }
+	l := startLocal(t, s.cfg)
+	first := func() *visitor {
+		v := &visitor{s: s, cache: &stash{}, cert: &cert}
+		if v.visit(t, l.Client, "files.example.com", "sunrpc", required).ok().admit(l.Client) == 0 {
+			t.Fatal("no ticket")
+		}
+		return v
+	}
+	if p := first().visit(t, l.Client, "files.example.com", "sunrpc", required).ok(); !p.server.state.Resumed || len(p.server.state.Chain) != 3 {
+		t.Errorf("the same again: %+v", p.server.state)
+	}
+	if p := first().visit(t, l.Client, "two.example.com", "sunrpc", required).ok(); p.server.state.Resumed || len(p.server.state.Chain) != 3 {
+		t.Errorf("another name: %+v", p.server.state)
+	}
+	first().visit(t, l.Client, "files.example.com", "smb", required).refused(StatusEKEYREJECTED, alertUnsupportedCert, ReasonClientCertEKU)
+	first().visit(t, l.Client, "two.example.com", "smb", required).refused(StatusEKEYREJECTED, alertUnsupportedCert, ReasonClientCertEKU)
+	v := first()
+	without := s.cfg
+	without.ClientCA = []string{replaceFile(t, filepath.Join(s.dir, "others.pem"), pemOf("CERTIFICATE", s.serverRoot.cert.Raw))}
+	reload(t, l, without)
+	v.visit(t, l.Client, "files.example.com", "sunrpc", required).refused(StatusEKEYREJECTED, alertUnknownCA, ReasonClientCertCA)
+}
+
+// A session lives through a change of the client's address, and through a restart
+// of the helper where ticket_keys names a file.
+func TestTicketsOutliveTheHelper(t *testing.T) {
+	for _, file := range []bool{true, false} {
+		s := newSite(t)
+		if file {
+			s.cfg.TicketKeys = replaceFile(t, filepath.Join(s.dir, "tickets"), []byte(hex.EncodeToString(bytes.Repeat([]byte{7}, 32))+"\n"))
+		}
+		v := &visitor{s: s, cache: &stash{}}
+		from := func(addr string) func(*Request) {
+			return func(r *Request) { r.Remote = netip.MustParseAddrPort(addr) }
+		}
+		p, c, _ := startHelper(t, s.cfg)
+		if v.visit(t, c, "files.example.com", "smb", from("192.0.2.1:1000")).ok().admit(c) == 0 {
+			t.Fatal("no ticket")
+		}
+		there := v.visit(t, c, "files.example.com", "smb", from("198.51.100.7:2000")).ok()
+		if there.admit(c); !there.server.state.Resumed {
+			t.Error("not resumed from another address")
+		}
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := p.Stop(testContext(t)); err != nil {
+			t.Error(err)
+		}
+		_, c, _ = startHelper(t, s.cfg)
+		again := v.visit(t, c, "files.example.com", "smb", from("[2001:db8::1]:3000")).ok()
+		if again.server.state.Resumed != file {
+			t.Errorf("with a file of keys: %v; resumed at the next helper: %v", file, again.server.state.Resumed)
+		}
+	}
 }
 
 func TestTicketNeedsItsExtensions(t *testing.T) {
