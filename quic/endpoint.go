@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -162,11 +163,15 @@ func (e *Endpoint) Dial(ctx context.Context, remote netip.AddrPort, cfg *Config)
 	if cfg.Handshaker == nil {
 		return nil, errors.New("quic: dial: no Handshaker in the Config")
 	}
+	first, ok := cfg.firstVersion()
+	if !ok {
+		return nil, fmt.Errorf("quic: dial: FirstVersion %v is not among the Config's Versions %v", first, cfg.versions())
+	}
 	if e.closing.Load() {
 		return nil, ErrEndpointClosed
 	}
 	remote = netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port()) // as sockets report it
-	c := newConn(e, e.shards[0], cfg, false, cfg.versions()[0])
+	c := newConn(e, e.shards[0], cfg, false, first)
 	c.lock()
 	var odcid [12]byte
 	_, _ = rand.Read(odcid[:])
