@@ -59,6 +59,14 @@ func (c *Config) versions() []Version {
 	return c.Versions
 }
 
+// firstVersion is what a client begins with, and whether that is allowed.
+func (c *Config) firstVersion() (v Version, ok bool) {
+	if c.FirstVersion == 0 {
+		return c.versions()[0], true
+	}
+	return c.FirstVersion, slices.Contains(c.versions(), c.FirstVersion)
+}
+
 // firstOf returns the first of the wanted versions that is offered, 0 if none is.
 func firstOf(wanted, offered []Version) Version {
 	for _, v := range wanted {
