@@ -287,6 +287,7 @@ func (c *Conn) restart(v Version) {
 	c.log.Debug("starting over", "version", v, "instead", c.version)
 	c.hs.Close()
 	c.hsEpoch++
+	c.beginAgain()
 	c.ver.reacted = true
 	c.version, c.ver.original = v, v
 	c.keys[recovery.Initial] = initialKeys(v, c.ids.initial, false)
@@ -296,6 +297,7 @@ func (c *Conn) restart(v Version) {
 	c.probes[recovery.Initial] = 0
 	c.token = c.cfg.Tokens.take(c.cfg.ServerName, v)
 	c.lastHeard = c.now()
+	c.early.offered = false
 	c.startClient()
 	c.dirty = true
 }

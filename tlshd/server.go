@@ -39,6 +39,7 @@ type Server struct {
 	running atomic.Int64 // handshakes without a verdict
 	kept    atomic.Int64 // handshakes known, those waiting for their ticket included
 	count   counters
+	spent   *spentTickets
 }
 
 type counters struct {
@@ -108,7 +109,7 @@ func NewServer(cfg Config, log *slog.Logger) (*Server, error) {
 	if err != nil {
 		return nil, &ConfigError{err}
 	}
-	s := &Server{log: log, sessions: map[*session]struct{}{}}
+	s := &Server{log: log, sessions: map[*session]struct{}{}, spent: newSpentTickets(time.Now())}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	s.state.Store(st)
 	s.wg.Add(1)
@@ -284,7 +285,7 @@ func (ses *session) loop() error {
 func (s *Server) features() []string {
 	f := []string{"tls1.3", "x509", "crl", "exporter", "verify", featureGather}
 	if s.state.Load().tickets != nil {
-		f = append(f, "tickets")
+		f = append(f, "tickets", "early_data")
 	}
 	return f
 }
