@@ -69,7 +69,7 @@ func BenchmarkPackets(b *testing.B) {
 		reader.msg.SegmentSize, reader.msg.Remote = batch.segment, server.path.remote
 		batch.release()
 		t0 = time.Now()
-		server.ep.dispatch(server.shard, &reader)
+		server.ep.dispatch(server.shard(), &reader)
 		dispatch += time.Since(t0)
 		server.lock()
 		r := &in.rcv

@@ -130,9 +130,11 @@ func (k *appKeys) rotate(nextPN uint64) error {
 func (k *appKeys) open(now time.Time, pto time.Duration, phase bool, pn uint64, payload, ad []byte) (plain []byte, updated bool, err error) {
 	key := k.rx
 	if phase != k.phase {
-		// RFC 9001, Section 6.5: "if the packet number is lower than any packet
-		// number from the current key phase", the previous keys apply. They do also
-		// while the next ones are not ready, so that a packet always costs the same.
+		// RFC 9001, Section 6.5: "A recovered packet number that is
+		// lower than any packet number from the current key phase uses
+		// the previous packet protection keys". They are used also
+		// while the next ones are not ready, so that a packet always
+		// costs the same.
 		if k.prevRx != nil && (!k.rxSeen || k.nextRx == nil || pn < k.rxLowest && now.Before(k.prevUntil)) {
 			key = k.prevRx
 		} else {

@@ -72,8 +72,12 @@ func (c *Conn) appendControl(b []byte, room int, pkt *recovery.SentPacket) []byt
 		add(recovery.Record{Kind: recNewToken})
 	}
 	if c.ping && fits() {
-		b = wire.AppendPing(b)
-		c.ping = false
+		if c.freq.immediate {
+			b = c.appendElicit(b)
+		} else {
+			b = wire.AppendPing(b)
+		}
+		c.ping, c.freq.immediate = false, false
 		pkt.AckEliciting = true
 	}
 	if c.freq.due && fits() {
@@ -134,6 +138,9 @@ func (c *Conn) appendStreamControl(b []byte, room int, add func(recovery.Record)
 		s := q[0]
 		q = withoutFirst(q)
 		s.ctrl = false
+		if c.holds(s) {
+			continue
+		}
 		r, w := &s.rcv, &s.snd
 		if w.needReset {
 			b = wire.AppendResetStream(b, s.id, w.resetCode, w.buf.end)
@@ -235,7 +242,7 @@ func wantsMore(s *Stream, sp span, n int) bool {
 // nothing to send now: then it leaves the queue.
 func (c *Conn) nextSpan(s *Stream) (sp span, again, ok bool) {
 	w := &s.snd
-	if s.gone || w.reset {
+	if s.gone || w.reset || c.holds(s) {
 		return span{}, false, false
 	}
 	sp, again = w.buf.pending()
@@ -338,7 +345,7 @@ func (c *Conn) placeStream(front []byte, p *streamPiece, out *protect.Packet) []
 // batchPayload is how many stream bytes fill one batch of datagrams, so that
 // a read of that size becomes one send.
 func (c *Conn) batchPayload(id, off uint64) int {
-	segments := min(maxDatagramSize/c.path.mtu, c.shard.conn().Caps().MaxSegments)
+	segments := min(maxDatagramSize/c.path.mtu, c.shard().conn().Caps().MaxSegments)
 	per := c.path.mtu - 1 - c.dst().Len() - 3 - protect.TagLen - wire.StreamHeaderLen(id, max(off, 1)+bigChunkSize, -1)
 	if segments <= 1 {
 		// An ACK frame in front must not push the last bytes of every chunk into a

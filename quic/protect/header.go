@@ -94,9 +94,9 @@ func (h *headerKey) maskTo(out *[aes.BlockSize]byte, sample []byte) {
 
 // Bits of the first byte that are protected.
 //
-// RFC 9001, Section 5.4.1: "The four least significant bits of the first byte
-// are protected for packets with long headers; the five least significant bits
-// of the first byte are protected for packets with short headers."
+// RFC 9001, Section 5.4: "The four least significant bits of the first byte are
+// protected for packets with long headers; the five least significant bits of
+// the first byte are protected for packets with short headers."
 const (
 	longMask  = 0x0f
 	shortMask = 0x1f
