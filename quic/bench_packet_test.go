@@ -52,6 +52,9 @@ func BenchmarkPackets(b *testing.B) {
 		c.path.pacer.Init(c.path.mtu)
 		t0 := time.Now()
 		c.fillBatch(batch, udp.MaxSegments)
+		if !c.sealBatch(batch) {
+			b.Fatal("not sealed")
+		}
 		pack += time.Since(t0)
 		c.loss.Clear(recovery.AppData, nil)
 		w.buf.ack(0, w.buf.next)
@@ -68,7 +71,7 @@ func BenchmarkPackets(b *testing.B) {
 		reader.msg.SegmentSize, reader.msg.Remote = batch.segment, server.path.remote
 		batch.release()
 		t0 = time.Now()
-		server.ep.dispatch(server.shard, &reader)
+		server.ep.dispatch(server.shard(), &reader)
 		dispatch += time.Since(t0)
 		server.lock()
 		r := &in.rcv

@@ -150,7 +150,7 @@ func (c *Conn) sendEarly() {
 		}
 		b := newBatch()
 		c.markBatch(b)
-		n := c.buildEarly(b, b.buf.Bytes()[:0:c.path.mtu])
+		n := c.buildEarly(b.buf.Bytes()[:0:c.path.mtu])
 		if n == 0 {
 			b.release()
 			return
@@ -167,7 +167,7 @@ func (c *Conn) sendEarly() {
 // RFC 9369, Section 4.1: "The client MUST NOT send 0-RTT packets using the
 // negotiated version, even after processing a packet of that version from the
 // server."
-func (c *Conn) buildEarly(b *outBatch, slot []byte) int {
+func (c *Conn) buildEarly(slot []byte) int {
 	if c.early.sealed >= c.early.tx.ConfidentialityLimit() {
 		return 0
 	}
@@ -177,15 +177,17 @@ func (c *Conn) buildEarly(b *outBatch, slot []byte) int {
 	room := cap(slot) - len(hdr) - protect.TagLen
 	pkt := recovery.SentPacket{PN: pn, Path: c.path.id}
 
-	front := c.appendControl(b.front[:0], room, &pkt)
+	front := c.appendControl(hdr[len(hdr):len(hdr):len(hdr)+room], room, &pkt)
 	front, last := c.appendStreams(front, room, &pkt)
 	if last.stream == nil {
 		front = c.appendControl(front, room, &pkt) // that streams are blocked is known only now
 	}
 	if !pkt.AckEliciting {
-		b.front = front[:0]
 		return 0
 	}
+	// Header protection takes its sample four bytes behind the packet number's
+	// start. A STREAM frame runs to the end, so the padding precedes it.
+	front = wire.AppendPadding(front, max(0, 4-pnLen-len(front)-last.size()))
 	if last.stream != nil {
 		front = wire.AppendStreamHeader(front, last.stream.id, last.off, -1, last.fin)
 		if last.n > 0 {
@@ -194,12 +196,7 @@ func (c *Conn) buildEarly(b *outBatch, slot []byte) int {
 			c.acct.copied += int64(last.n)
 		}
 	}
-	b.front = front[:0]
-	plain := hdr
-	// Header protection takes its sample four bytes behind the packet number's
-	// start. A STREAM frame runs to the end, so the padding precedes it.
-	plain = wire.AppendPadding(plain, max(0, 4-pnLen-len(front)))
-	plain = append(plain, front...)
+	plain := hdr[:len(hdr)+len(front)]
 	wire.SetLength(plain, lengthAt, pnLen+len(plain)-len(hdr)+protect.TagLen)
 	if c.trace != nil {
 		c.traceSent(wire.Packet0RTT, pn, len(hdr), plain[len(hdr):])

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/quic-fsgw/quic-fsgw/quic/protect"
 	"github.com/quic-fsgw/quic-fsgw/quic/recovery"
 	"github.com/quic-fsgw/quic-fsgw/quic/udp"
 	"github.com/quic-fsgw/quic-fsgw/quic/wire"
@@ -25,6 +26,7 @@ type Endpoint struct {
 	memory   int64 // bytes of received data that all connections may hold
 	held     atomic.Int64
 	stats    endpointStats
+	sealer   protect.Sealer
 	accepted chan *Conn
 	failures chan HandshakeFailure
 	readers  sync.WaitGroup
@@ -36,6 +38,7 @@ type Endpoint struct {
 	conns       map[wire.ConnID]*Conn
 	resets      map[[16]byte]*Conn
 	live        map[*Conn]struct{}
+	moved       map[*shard]*Conn // sockets of one connection's own (move.go)
 	handshaking int
 	resetsSent  rateLimit
 	arrivals    arrivalRate
@@ -196,7 +199,7 @@ func (e *Endpoint) dial(remote netip.AddrPort, cfg *Config, early bool) (*Conn, 
 	dst, _ := wire.MakeConnID(odcid[:])
 	c.setID(dst)
 	c.ids.initial = dst
-	id, ok := e.newConnID(c.shard, c)
+	id, ok := e.newConnID(c.shard(), c)
 	if !ok {
 		c.abandon(ErrEndpointClosed)
 		c.unlock()
@@ -249,6 +252,9 @@ func (e *Endpoint) Close(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	var err error
+	e.mu.Lock()
+	e.leaveMoved(nil)
+	e.mu.Unlock()
 	for _, s := range e.shards {
 		err = errors.Join(err, s.conn().Close())
 	}
@@ -391,6 +397,7 @@ func (e *Endpoint) forget(c *Conn) {
 		e.stats.closedConns.retire(&c.stats)
 	}
 	delete(e.live, c)
+	e.leaveMoved(c)
 	e.held.Add(-c.acct.charged)
 	c.acct.charged = 0
 	e.checkEmpty()

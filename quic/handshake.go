@@ -1,6 +1,7 @@
 package quic
 
 import (
+	"bytes"
 	"errors"
 	"slices"
 
@@ -136,9 +137,10 @@ func (c *Conn) feedCrypto(space recovery.Space) {
 			c.afterTLS()
 			return
 		}
-		if !c.server || space != recovery.Initial || !c.route(b) {
-			return
+		if c.server && space == recovery.Initial && c.route(b) {
+			s.take(len(b))
 		}
+		return
 	}
 	if space == recovery.AppData {
 		if b = c.ticketMessages(b); len(b) == 0 {
@@ -158,11 +160,12 @@ const (
 	msgCertificateRequest = 13
 )
 
-// ticketMessages returns the whole messages at the start of b. RFC 9001, Section 6:
-// "Endpoints MUST treat the receipt of a TLS KeyUpdate message as a connection
-// error of type 0x010a". No other message is expected either. Section 4.4:
-// "Clients MUST treat receipt of a TLS CertificateRequest message as a connection
-// error of type PROTOCOL_VIOLATION", once the handshake is over.
+// ticketMessages returns the whole messages at the start of b. RFC 9001,
+// Section 6: "Endpoints MUST treat the receipt of a TLS KeyUpdate message as a
+// connection error of type 0x010a". No other message is expected either.
+// Section 4.4: "servers MUST NOT send post-handshake TLS CertificateRequest
+// messages, and clients MUST treat receipt of such messages as a connection
+// error of type PROTOCOL_VIOLATION."
 func (c *Conn) ticketMessages(b []byte) []byte {
 	n := 0
 	for len(b)-n >= 4 {
@@ -184,7 +187,7 @@ func (c *Conn) ticketMessages(b []byte) []byte {
 }
 
 // route chooses the configuration by the ClientHello, once it is whole, and
-// starts TLS. It reports whether TLS was started.
+// starts TLS with it. It reports whether TLS was started.
 func (c *Conn) route(b []byte) bool {
 	ch, complete, err := wire.ParseClientHello(b)
 	if err != nil {
@@ -208,17 +211,26 @@ func (c *Conn) route(b []byte) bool {
 		c.cfg = cfg
 	}
 	if !slices.ContainsFunc(ch.ALPN, func(p string) bool { return slices.Contains(c.cfg.NextProtos, p) }) {
-		// RFC 9001, Section 8.1: "When using ALPN, endpoints MUST immediately close
-		// a connection with a no_application_protocol TLS alert [...] if an
-		// application protocol is not negotiated."
+		// RFC 9001, Section 8.1: "When using ALPN, endpoints MUST
+		// immediately close a connection [...] with a
+		// no_application_protocol TLS alert [...] if an application
+		// protocol is not negotiated."
 		c.refuse(&AlertError{Alert: AlertNoApplicationProtocol})
 		return false
 	}
 	c.initFlow()
 	req := &HandshakeRequest{
-		ID: c.id, Server: true, ServerName: ch.ServerName, NextProtos: c.cfg.NextProtos,
+		ID: c.id, Server: true, ServerName: ch.ServerName, NextProtos: c.cfg.NextProtos, Crypto: b,
 		Remote: c.path.remote, Timeout: c.cfg.handshakeTimeout(), Options: c.cfg.HandshakeOptions, ClientHello: c.hello,
 		Version: c.version,
+	}
+	if ch.TransportParams != nil {
+		// TLS would tell them and then wait for ours: with a helper, that takes a
+		// message there and back. It does tell them, see onPeerParams.
+		if !c.takePeerParams(ch.TransportParams) {
+			return false
+		}
+		c.helloParams, req.TransportParams = clone(ch.TransportParams), c.ownParams()
 	}
 	if c.cfg.EarlyData {
 		req.EarlyData, req.EarlyLimits = true, earlyLimits(c.localParams())
@@ -330,8 +342,31 @@ func (c *Conn) onSecret(e *HandshakeEvent) {
 	c.maybeComplete()
 }
 
-// onPeerParams validates and applies the peer's transport parameters.
+// onPeerParams takes what TLS says the peer's transport parameters are.
 func (c *Conn) onPeerParams(b []byte) {
+	if c.haveParams {
+		if !c.server || !bytes.Equal(b, c.helloParams) {
+			_ = c.fail(TransportParameterError, 0, "TLS and routing read different transport parameters")
+		}
+		c.helloParams = nil
+		return
+	}
+	if c.takePeerParams(b) && c.server {
+		c.hs.TransportParams(c.ownParams())
+	}
+}
+
+// ownParams are what a server answers the client's parameters with, encoded.
+func (c *Conn) ownParams() []byte {
+	local := c.localParams()
+	c.trace.Parameters(c.now(), true, local)
+	c.sentParams = true
+	return local.Append(nil, true)
+}
+
+// takePeerParams validates and applies the peer's transport parameters. It
+// reports whether they were good; otherwise the connection is closing.
+func (c *Conn) takePeerParams(b []byte) bool {
 	p, err := wire.ParseTransportParams(b, !c.server)
 	if err == nil {
 		err = c.checkParams(&p)
@@ -341,7 +376,7 @@ func (c *Conn) onPeerParams(b []byte) {
 	}
 	if err != nil {
 		c.closeOnParams(err)
-		return
+		return false
 	}
 	c.peerParams, c.haveParams = p, true
 	c.greases = p.GreaseBit && !c.cfg.NoGrease
@@ -367,21 +402,15 @@ func (c *Conn) onPeerParams(b []byte) {
 	for i := range c.streams.opening {
 		c.streams.opening[i].open()
 	}
-	if c.server {
-		local := c.localParams()
-		c.trace.Parameters(c.now(), true, local)
-		c.hs.TransportParams(local.Append(nil, true))
-		c.sentParams = true
-	}
+	return true
 }
 
-// checkParams authenticates connection IDs.
-// RFC 9000, Section 7.3: "An endpoint MUST treat the following as a connection
-// error of type TRANSPORT_PARAMETER_ERROR or PROTOCOL_VIOLATION: [...] absence
-// of the initial_source_connection_id transport parameter from either endpoint
-// [...] a mismatch between values received from a peer in these transport
-// parameters and the value sent in the corresponding Destination or Source
-// Connection ID fields of Initial packets."
+// checkParams authenticates connection IDs. RFC 9000, Section 7.3: "An endpoint
+// MUST treat the following as a connection error of type
+// TRANSPORT_PARAMETER_ERROR or PROTOCOL_VIOLATION: [...] a mismatch between
+// values received from a peer in these transport parameters and the value sent
+// in the corresponding Destination or Source Connection ID fields of Initial
+// packets."
 func (c *Conn) checkParams(p *wire.TransportParams) error {
 	if !p.HasInitialSrc || len(c.ids.remote) == 0 || p.InitialSrc != c.ids.remote[0].id {
 		return errors.New("initial_source_connection_id does not match")
@@ -415,6 +444,10 @@ func (c *Conn) maybeComplete() {
 		// EncryptedExtensions messages without the quic_transport_parameters extension
 		// MUST close the connection with an error of type 0x016d".
 		_ = c.fail(CryptoErrorBase+TransportErrorCode(AlertMissingExtension), 0, "no transport parameters")
+		return
+	}
+	if c.helloParams != nil {
+		_ = c.fail(InternalError, 0, "TLS has not said the peer's transport parameters")
 		return
 	}
 	if err := c.checkEarly(); err != nil {

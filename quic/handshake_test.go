@@ -101,7 +101,8 @@ func TestClientHelloInPieces(t *testing.T) {
 				tc.spaces[recovery.Initial].out, tc.spaces[recovery.Initial].outOff = nil, uint64(len(ch))
 				step := len(ch)/4 + 1
 				for _, i := range order {
-					// RFC 9000, Section 7: CRYPTO frames "can be sent in any order", overlap and repeat.
+					// RFC 9000, Section 7: CRYPTO frames may come in any
+					// order, overlap and repeat.
 					start := max(0, i*step-7)
 					tc.send(wire.PacketInitial, cryptoFrame(uint64(start), ch[start:min(len(ch), (i+1)*step)]))
 				}
@@ -433,7 +434,7 @@ func TestEarlyPacketsAreBounded(t *testing.T) {
 		tc.startTLS()
 		tc.send(wire.PacketInitial, tc.takeCrypto(recovery.Initial, 200))
 		tc.feedTLS()
-		// RFC 9001, Section 4: "An endpoint [...] MAY buffer" packets without keys; never many.
+		// Packets without keys are kept, but never many.
 		junk := wire.AppendShort(nil, tc.dst, 1, 4, false, false)
 		junk = append(junk, make([]byte, 60000)...)
 		for range 100 {

@@ -45,8 +45,8 @@ type Handshake interface {
 	// Crypto hands over bytes of the peer's CRYPTO stream, in order and
 	// without gaps. data is only valid during the call.
 	Crypto(level Level, data []byte)
-	// TransportParams is a server's answer to EventPeerTransportParams: its
-	// own parameters, encoded (RFC 9000, Section 18).
+	// TransportParams is a server's answer to EventPeerTransportParams where the
+	// request had none: its own parameters, encoded (RFC 9000, Section 18).
 	TransportParams(b []byte)
 	// Remember says, once the handshake is complete, what belongs to the session
 	// tickets to come: the version they are good for, and at a client the server's
@@ -66,7 +66,8 @@ type HandshakeRequest struct {
 	Server          bool             // which side to play
 	ServerName      string           // client: the name to verify; server: the name the router saw
 	NextProtos      []string         // ALPN: offered by a client, accepted by a server
-	TransportParams []byte           // client only, encoded
+	TransportParams []byte           // our own, encoded; nil on a server: they follow EventPeerTransportParams
+	Crypto          []byte           // server: the ClientHello, valid during the call; Handshake.Crypto goes on behind it
 	Remote          netip.AddrPort   // the peer's address
 	Timeout         time.Duration    // how long the handshake may take in all
 	Options         any              // Config.HandshakeOptions, opaque to this package
@@ -109,6 +110,7 @@ type HandshakeEvent struct {
 	TLS   *TLSState
 	Alert uint8 // EventFailed: TLS alert, 0 if there is none
 	Err   error
+	More  bool // another event follows at once, so that this one need not be acted on alone
 
 	epoch uint8 // which of a connection's handshakes this belongs to
 }

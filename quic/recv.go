@@ -23,6 +23,7 @@ type packetSource struct {
 	local   netip.Addr
 	ifIndex int
 	ecn     uint8
+	via     *shard
 	size    int // of the datagram
 	replied int // bytes sent straight back to it
 }
@@ -30,7 +31,7 @@ type packetSource struct {
 func (c *Conn) processBatch(r *rxBatch) {
 	c.acct.batch, c.acct.batchBuf = nil, r.buf
 	c.acct.batchBig = r.total >= viewThreshold
-	src := packetSource{remote: r.remote, local: r.local, ifIndex: r.ifIndex, ecn: r.ecn}
+	src := packetSource{remote: r.remote, local: r.local, ifIndex: r.ifIndex, ecn: r.ecn, via: r.via}
 	for data := r.data; len(data) > 0; {
 		n := min(r.segment, len(data))
 		src.size, src.replied = n, 0
@@ -339,9 +340,10 @@ func (c *Conn) largest(space recovery.Space) int64 {
 	return -1
 }
 
-// mayReadApp: RFC 9001, Section 5.7: "Even if it has 1-RTT secrets, a client
-// [and a server] MUST NOT process incoming 1-RTT protected packets before the
-// TLS handshake is complete."
+// mayReadApp: RFC 9001, Section 5.7: "A server MUST NOT process incoming 1-RTT
+// protected packets before the TLS handshake is complete." "Even if it has
+// 1-RTT secrets, a client MUST NOT process incoming 1-RTT protected packets
+// before the TLS handshake is complete."
 func (c *Conn) mayReadApp() bool { return c.tls != nil }
 
 func (c *Conn) onDecryptFailure(limit uint64) {
@@ -358,11 +360,12 @@ func (c *Conn) onDecryptFailure(limit uint64) {
 
 // onPeerKeyUpdate follows the peer to its next key phase.
 func (c *Conn) onPeerKeyUpdate(pn uint64) bool {
-	// RFC 9001, Section 6.2: "An endpoint that receives a second update before it
-	// has sent any packets containing an acknowledgment for the packet that
-	// initiated the key update indicates that its peer has updated keys twice
-	// without awaiting confirmation. An endpoint MAY treat such consecutive key
-	// updates as a connection error of type KEY_UPDATE_ERROR."
+	// RFC 9001, Section 6.2: "If an endpoint detects a second update before
+	// it has sent any packets with updated keys containing an
+	// acknowledgment for the packet that initiated the key update, it
+	// indicates that its peer has updated keys twice without awaiting
+	// confirmation. An endpoint MAY treat such consecutive key updates as a
+	// connection error of type KEY_UPDATE_ERROR."
 	if c.app.generation > 0 && !c.app.answered {
 		_ = c.fail(KeyUpdateError, 0, "key update before the previous one was acknowledged")
 		return false

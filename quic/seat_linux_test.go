@@ -46,7 +46,7 @@ func newGuest(t *testing.T) *aGuest {
 	t.Helper()
 	g := &aGuest{read: make(chan error, 1)}
 	g.conn, g.server = connect(t, serverConfig(), clientConfig())
-	seat := g.conn.shard.seat.Load()
+	seat := g.conn.shard().seat.Load()
 	if seat.direct == nil {
 		t.Fatal("the socket is not one that can be read in place")
 	}

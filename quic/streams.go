@@ -158,7 +158,7 @@ func (c *Conn) acceptInPlace(ctx context.Context, g *gate) bool {
 		return false
 	}
 	if ctx.Done() != nil {
-		if st := c.shard.seat.Load(); st == nil || st.state.Load() != seatEmpty {
+		if st := c.shard().seat.Load(); st == nil || st.state.Load() != seatEmpty {
 			return false
 		}
 		defer context.AfterFunc(ctx, g.open)()

@@ -213,8 +213,9 @@ func (c *Conn) onLossTimeout() {
 	}
 	c.stats.PTOs++
 	c.probes[space] = probes
-	// RFC 9002, Section 6.2.4: "When the PTO timer expires, and there is new or
-	// previously sent unacknowledged data, it MUST be sent."
+	// RFC 9002, Section 6.2.4: "An endpoint SHOULD include new data in
+	// packets that are sent on PTO expiration. Previously sent data MAY be
+	// sent if no new data can be sent."
 	c.loss.Oldest(space, probes, c.requeueFunc)
 	c.checkBlackHole()
 }

@@ -85,12 +85,18 @@ func (l *localTLS) Handshake(req *HandshakeRequest, sink func(HandshakeEvent)) H
 		h.ticket = !cfg.SessionTicketsDisabled && (req.ClientHello == nil || req.ClientHello.SessionTicket)
 	} else {
 		h.conn = tls.QUICClient(&tls.QUICConfig{TLSConfig: l.clientConfig(req, h), EnableSessionEvents: true})
+	}
+	if req.TransportParams != nil {
 		h.conn.SetTransportParameters(req.TransportParams)
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err := h.conn.Start(ctx); err != nil {
 		h.fail(err)
+		return h
+	}
+	if len(req.Crypto) > 0 {
+		h.crypto(LevelInitial, req.Crypto)
 		return h
 	}
 	h.events()
@@ -100,6 +106,10 @@ func (l *localTLS) Handshake(req *HandshakeRequest, sink func(HandshakeEvent)) H
 func (h *localHandshake) Crypto(level Level, data []byte) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.crypto(level, data)
+}
+
+func (h *localHandshake) crypto(level Level, data []byte) {
 	if h.over {
 		return
 	}

@@ -236,9 +236,7 @@ func TestHelperRepliesAgain(t *testing.T) {
 // HOSTILE 45: what breaks the framing ends the helper, and fails its handshakes.
 func TestHelperBreaksTheSocket(t *testing.T) {
 	frame := func(typ msgType, flags uint16, n int, body int) []byte {
-		b := make([]byte, headerLen+body)
-		header{typ: typ, flags: flags, length: n, request: 1}.put(b)
-		return b
+		return append(header{typ: typ, flags: flags, length: n, request: 1}.append(nil), make([]byte, body)...)
 	}
 	version := frame(msgDone, 0, 0, 0)
 	version[0] = 9

@@ -1,6 +1,7 @@
 package tlshd
 
 import (
+	"encoding/hex"
 	"fmt"
 	"time"
 )
@@ -68,6 +69,8 @@ func (c *Client) Start(req *Request, sink func(Event)) *Handshake {
 		bad = overload("handshakes in flight")
 	case !c.enqueueLocked(outgoing{h: h, typ: msgStart, request: h.id, body: b}):
 		bad = overload("bytes queued for the helper")
+	default:
+		bad = h.beginLocked(req)
 	}
 	if bad != nil {
 		c.failLocked(h, bad)
@@ -78,7 +81,21 @@ func (c *Client) Start(req *Request, sink func(Event)) *Handshake {
 	if bad != nil {
 		c.deliver(h)
 	}
+	c.flush()
 	return h
+}
+
+// beginLocked hands over what a server knows at the start.
+func (h *Handshake) beginLocked(req *Request) *Error {
+	if !h.server {
+		return nil
+	}
+	if req.TransportParams != nil {
+		if err := h.paramsLocked(req.TransportParams); err != nil {
+			return err
+		}
+	}
+	return h.cryptoLocked(LevelInitial, req.Crypto)
 }
 
 func encodeStart(req *Request, timeout time.Duration) ([]byte, *Error) {
@@ -160,6 +177,7 @@ func (h *Handshake) Crypto(level Level, data []byte) {
 		c.failLocked(h, err)
 	}
 	c.mu.Unlock()
+	c.flush()
 	c.deliver(h)
 }
 
@@ -207,18 +225,26 @@ func (h *Handshake) TransportParams(tp []byte) {
 	c := h.c
 	c.mu.Lock()
 	if h.server && h.phase == phaseRunning && !h.gaveTP {
-		h.gaveTP = true
-		var b body
-		b.bytes(attrLocalTP, tp)
-		switch {
-		case len(tp) > maxTP:
-			c.failLocked(h, badRequest("%d bytes of transport parameters, at most %d", len(tp), maxTP))
-		case !c.enqueueLocked(outgoing{h: h, typ: msgLocalTP, request: h.id, body: b}):
-			c.failLocked(h, overload("bytes queued for the helper"))
+		if err := h.paramsLocked(tp); err != nil {
+			c.failLocked(h, err)
 		}
 	}
 	c.mu.Unlock()
+	c.flush()
 	c.deliver(h)
+}
+
+func (h *Handshake) paramsLocked(tp []byte) *Error {
+	if len(tp) > maxTP {
+		return badRequest("%d bytes of transport parameters, at most %d", len(tp), maxTP)
+	}
+	h.gaveTP = true
+	var b body
+	b.bytes(attrLocalTP, tp)
+	if !h.c.enqueueLocked(outgoing{h: h, typ: msgLocalTP, request: h.id, body: b}) {
+		return overload("bytes queued for the helper")
+	}
+	return nil
 }
 
 // Remember says what belongs to the sessions to come: the QUIC version they are
@@ -237,7 +263,6 @@ func (h *Handshake) Remember(version uint32, params []byte) {
 func (h *Handshake) Ticket() {
 	c := h.c
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	if h.server && h.phase == phaseDone && !h.ticketed {
 		h.ticketed = true
 		var b body
@@ -246,6 +271,8 @@ func (h *Handshake) Ticket() {
 		}
 		c.enqueueLocked(outgoing{h: h, typ: msgTicket, request: h.id, body: b}) // no room: no ticket
 	}
+	c.mu.Unlock()
+	c.flush()
 }
 
 // Close ends the handshake. No event follows but the one being delivered.
@@ -268,6 +295,7 @@ func (h *Handshake) endLocked() {
 		if h.sent && h.c.conn != nil {
 			// No room: the helper's own deadline ends it.
 			h.c.enqueueLocked(outgoing{typ: msgCancel, request: h.id})
+			h.c.wakeLocked()
 		}
 	}
 	h.phase = phaseOver
@@ -322,6 +350,7 @@ func (c *Client) deliver(h *Handshake) {
 		e := h.events[0]
 		h.events[0] = Event{}
 		h.events = h.events[1:]
+		e.More = len(h.events) > 0
 		c.mu.Unlock()
 		h.sink(e)
 		c.mu.Lock()
@@ -413,7 +442,8 @@ const appSecrets = 3<<(2*LevelHandshake) | 3<<(2*LevelApp)
 
 func (h *Handshake) receiveDone(as attributes) *Error {
 	if status := Status(as.u32(attrStatus)); status != StatusOK {
-		return &Error{Status: status, Alert: as.u8(attrAlert), Reason: Reason(as.str(attrReason)), Detail: as.str(attrDetail)}
+		return &Error{Status: status, Alert: as.u8(attrAlert), Reason: Reason(as.str(attrReason)), Detail: as.str(attrDetail),
+			Peer: hex.EncodeToString(as.bytes(attrPeerHash))}
 	}
 	st := &State{
 		Version: as.u16(attrTLSVersion), Suite: as.u16(attrSuite), Group: as.u16(attrGroup),

@@ -6,11 +6,12 @@ import (
 	"fmt"
 )
 
-// A message is one or more frames, each a datagram on the socket:
+// A message is one or more frames:
 //
 //	version u8 | type u8 | flags u16 | length u32 | request u64 | body
 //
-// all big-endian. The bodies of a message's frames, joined, are attributes:
+// all big-endian. A datagram on the socket is a frame, or several where the
+// other end has named the feature "gather". The bodies of a message's frames, joined, are attributes:
 //
 //	attribute u16 | zero u16 | length u32 | value
 const (
@@ -100,7 +101,8 @@ const (
 	attrGroup        attr = 31
 	attrJSON         attr = 32
 	attrGeneration   attr = 33
-	attrEarlyState   attr = 34
+	attrPeerHash     attr = 34
+	attrEarlyState   attr = 35
 
 	// attrOptional and above may be ignored by a receiver that does not know
 	// them, in any message.
@@ -165,7 +167,7 @@ var grammar = [numMsgTypes][]rule{
 		{attr: attrSuite, min: 2, max: 2}, {attr: attrGroup, min: 2, max: 2}, {attr: attrPeerName, max: maxLabel},
 		{attr: attrALPN, max: 255}, {attr: attrAuthMode, min: 1, max: 1},
 		{attr: attrRemoteAuth, min: 1, max: maxCertLen, many: maxChainLen}, {attr: attrResumed, min: 1, max: 1},
-		{attr: attrExporter, min: 32, max: 32}, {attr: attrGeneration, min: 8, max: 8}},
+		{attr: attrExporter, min: 32, max: 32}, {attr: attrGeneration, min: 8, max: 8}, {attr: attrPeerHash, min: 32, max: 32}},
 	msgCancel:  {},
 	msgReload:  {{attr: attrJSON, max: maxMessage}, {attr: attrStatus, min: 4, max: 4}, {attr: attrDetail, max: maxDetail}},
 	msgStats:   {{attr: attrJSON, max: maxMessage}},
@@ -175,6 +177,9 @@ var grammar = [numMsgTypes][]rule{
 		{attr: attrStatus, min: 4, max: 4}, {attr: attrReason, min: 1, max: 64}, {attr: attrAlert, min: 1, max: 1},
 		{attr: attrDetail, max: maxDetail}, {attr: attrGeneration, min: 8, max: 8}},
 }
+
+// featureGather: datagrams of several frames are read.
+const featureGather = "gather"
 
 // Roles in a HELLO.
 const (
@@ -195,11 +200,11 @@ func protocolError(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", errProtocol, fmt.Sprintf(format, args...))
 }
 
-func (h header) put(b []byte) {
-	b[0], b[1] = protoVersion, byte(h.typ)
-	binary.BigEndian.PutUint16(b[2:], h.flags)
-	binary.BigEndian.PutUint32(b[4:], uint32(h.length))
-	binary.BigEndian.PutUint64(b[8:], h.request)
+func (h header) append(b []byte) []byte {
+	b = append(b, protoVersion, byte(h.typ))
+	b = binary.BigEndian.AppendUint16(b, h.flags)
+	b = binary.BigEndian.AppendUint32(b, uint32(h.length))
+	return binary.BigEndian.AppendUint64(b, h.request)
 }
 
 func parseHeader(b []byte) (header, error) {
@@ -240,11 +245,18 @@ func (b *body) bytes(a attr, v []byte) {
 	*b = append(*b, v...)
 }
 
+// number appends an attribute of n bytes.
+func (b *body) number(a attr, v uint64, n int) {
+	var raw [8]byte
+	binary.BigEndian.PutUint64(raw[:], v)
+	b.bytes(a, raw[8-n:])
+}
+
 func (b *body) str(a attr, v string) { b.bytes(a, []byte(v)) }
-func (b *body) u8(a attr, v uint8)   { b.bytes(a, []byte{v}) }
-func (b *body) u16(a attr, v uint16) { b.bytes(a, binary.BigEndian.AppendUint16(nil, v)) }
-func (b *body) u32(a attr, v uint32) { b.bytes(a, binary.BigEndian.AppendUint32(nil, v)) }
-func (b *body) u64(a attr, v uint64) { b.bytes(a, binary.BigEndian.AppendUint64(nil, v)) }
+func (b *body) u8(a attr, v uint8)   { b.number(a, uint64(v), 1) }
+func (b *body) u16(a attr, v uint16) { b.number(a, uint64(v), 2) }
+func (b *body) u32(a attr, v uint32) { b.number(a, uint64(v), 4) }
+func (b *body) u64(a attr, v uint64) { b.number(a, v, 8) }
 func (b *body) flag(a attr, v bool)  { b.u8(a, boolByte(v)) }
 
 func boolByte(v bool) uint8 {
@@ -271,7 +283,7 @@ func parseAttributes(t msgType, body []byte) (attributes, error) {
 	}
 	rules := grammar[t]
 	var counts [8 * 4]uint8
-	var out attributes
+	out := make(attributes, 0, min(len(rules), len(body)/attrLen))
 	for len(body) > 0 {
 		if len(body) < attrLen {
 			return nil, protocolError("%v: %d bytes after the last attribute", t, len(body))

@@ -85,11 +85,16 @@ type Request struct {
 	ServerName string
 	// NextProtos are what a client offers, or what a server takes, in order of
 	// preference. At least one.
-	NextProtos      []string
-	TransportParams []byte // a client's; a server's follow when the client's are known
-	Remote          netip.AddrPort
-	Timeout         time.Duration // 0: 10 s
-	Options         Options
+	NextProtos []string
+	// TransportParams are our own. A server that does not know the client's yet
+	// has none, and gives them when it does: Handshake.TransportParams.
+	TransportParams []byte
+	// Crypto is what a server has of the client's CRYPTO stream at LevelInitial.
+	// Handshake.Crypto goes on behind it.
+	Crypto  []byte
+	Remote  netip.AddrPort
+	Timeout time.Duration // 0: 10 s
+	Options Options
 
 	// Version is the QUIC version of the client's first flight: sessions of others
 	// are not used.
@@ -109,7 +114,7 @@ type EventKind uint8
 const (
 	EventCrypto              EventKind = iota + 1 // Level, Data: bytes for CRYPTO frames
 	EventSecret                                   // Level, Write, Suite, Data: a traffic secret
-	EventPeerTransportParams                      // Data; a server then owes TransportParams
+	EventPeerTransportParams                      // Data; a server then owes TransportParams, unless it gave them at the start
 	EventDone                                     // State
 	EventFailed                                   // Alert, Err; the last event
 	EventEarlyParams                              // Data: what Remember kept; 0-RTT is offered, its key follows
@@ -128,6 +133,9 @@ type Event struct {
 	State *State
 	Alert uint8
 	Err   error // wraps *Error
+	// More: the next event is here, too, and follows at once. It need not be
+	// waited for: a handshake that is closed has no more events.
+	More bool
 }
 
 // State is the result of a handshake.

@@ -2,6 +2,8 @@ package tlshd
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -91,6 +93,9 @@ type ServerStats struct {
 	// "refused", a space, and why.
 	TicketRefusals map[string]uint64 `json:"ticket_refusals,omitempty"`
 
+	// Expiries are when certificates and lists end, the soonest first.
+	Expiries []Expiry `json:"expiries,omitempty"`
+
 	InFlight int `json:"in_flight"` // without a verdict
 	Kept     int `json:"kept"`      // with one, but not forgotten
 }
@@ -125,7 +130,9 @@ func newServer(cfg Config, log *slog.Logger, open func(string) (*os.File, error)
 
 // Close ends every connection and waits for them.
 func (s *Server) Close() error {
+	s.smu.Lock()
 	s.stop()
+	s.smu.Unlock()
 	s.wg.Wait()
 	if s.keyLog != nil {
 		s.keyLog.close()
@@ -174,7 +181,9 @@ func (s *Server) watch() {
 	}
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
+	var warnings expiryWarnings
 	for {
+		warnings.warn(s.log, s.state.Load(), time.Now())
 		select {
 		case <-s.ctx.Done():
 			return
@@ -207,6 +216,7 @@ func (s *Server) Stats() ServerStats {
 		Unknown: c.unknown.Load(), RefusedPeers: c.refusedPeers.Load(),
 		Reverified: c.reverified.Load(), ReverifyRefused: c.reverifyRefused.Load(),
 		Outcomes: c.outcomes.copy(), TicketRefusals: c.ticketRefusals.copy(),
+		Expiries: soonest(s.state.Load().files.expiries),
 		InFlight: int(s.running.Load()), Kept: int(s.kept.Load() - s.running.Load()),
 	}
 }
@@ -230,11 +240,10 @@ type session struct {
 // goes away or breaks the protocol, ctx ends or the Server is closed. It takes
 // conn over. It returns nil when the other end has closed.
 func (s *Server) Serve(ctx context.Context, conn *net.UnixConn) error {
-	if s.ctx.Err() != nil {
+	if !s.begin() {
 		_ = conn.Close()
 		return ErrClosed
 	}
-	s.wg.Add(1)
 	defer s.wg.Done()
 	ses := &session{s: s, sock: newSocket(conn), handshakes: map[uint64]*serverHandshake{},
 		verifying: make(chan struct{}, maxVerifying)}
@@ -253,6 +262,17 @@ func (s *Server) Serve(ctx context.Context, conn *net.UnixConn) error {
 		return nil
 	}
 	return err
+}
+
+// begin makes Close wait for the caller, unless it waits already.
+func (s *Server) begin() bool {
+	s.smu.Lock()
+	defer s.smu.Unlock()
+	if s.ctx.Err() != nil {
+		return false
+	}
+	s.wg.Add(1)
+	return true
 }
 
 // peerGone reports whether the other process has closed its end, with or without
@@ -281,7 +301,7 @@ func (ses *session) loop() error {
 }
 
 func (s *Server) features() []string {
-	f := []string{"tls1.3", "x509", "crl", "exporter", "verify"}
+	f := []string{"tls1.3", "x509", "crl", "exporter", "verify", featureGather}
 	if s.state.Load().tickets != nil {
 		f = append(f, "tickets", "early_data")
 	}
@@ -314,6 +334,7 @@ func greet(sock *socket, role uint8, features []string) error {
 	if err := sock.c.SetReadDeadline(time.Time{}); err != nil {
 		return err
 	}
+	sock.gatherIf(as)
 	var b body
 	b.u8(attrVersion, protoVersion)
 	for _, f := range features {
@@ -406,5 +427,8 @@ func encodeFailure(e *Error) body {
 	b.str(attrReason, string(e.Reason))
 	d := printable(e.Detail)
 	b.str(attrDetail, d[:min(len(d), maxDetail)])
+	if sum, err := hex.DecodeString(e.Peer); err == nil && len(sum) == sha256.Size {
+		b.bytes(attrPeerHash, sum)
+	}
 	return b
 }

@@ -2,8 +2,10 @@ package tlshd
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/hex"
 	"fmt"
 	"sync"
 	"time"
@@ -40,6 +42,7 @@ type serverHandshake struct {
 	inbox inbox
 
 	qc     *tls.QUICConn
+	unsent []byte            // frames for the packet process
 	out    [numLevels]uint64 // CRYPTO offsets sent
 	in     [numLevels]uint64
 	gate   postGate
@@ -195,6 +198,7 @@ func (h *serverHandshake) run() {
 	} else if h.fail(err) {
 		h.sendFinal(msgDone, encodeFailure(err))
 	}
+	h.flush()
 	h.ses.forget(h)
 	_ = h.qc.Close() // frees the goroutine of crypto/tls; its error was seen
 	h.wipe()
@@ -204,6 +208,10 @@ func (h *serverHandshake) run() {
 func (h *serverHandshake) fail(err *Error) bool {
 	h.ses.s.count.failed.Add(1)
 	h.audit(err)
+	if h.server && h.peer != nil && err.Reason != ReasonClientCertProof {
+		sum := sha256.Sum256(h.peer.Raw)
+		err.Peer = hex.EncodeToString(sum[:])
+	}
 	return err.Reason != ReasonCanceled
 }
 
@@ -212,12 +220,22 @@ func (h *serverHandshake) sendFinal(t msgType, b body) {
 	h.send(t, true, b)
 }
 
-// send writes a message; a socket that does not take it is the end of the
-// session.
+// send makes a message one of those that the next flush writes.
 func (h *serverHandshake) send(t msgType, final bool, b body) {
-	if err := h.ses.sock.write(t, h.id, final, b); err != nil {
+	h.unsent = appendFrames(h.unsent, t, h.id, final, b)
+}
+
+// flush writes what was sent; a socket that does not take it is the end of the
+// session.
+func (h *serverHandshake) flush() {
+	if len(h.unsent) == 0 {
+		return
+	}
+	if err := h.ses.sock.writeFrames(h.unsent); err != nil {
 		h.ses.cancel()
 	}
+	clear(h.unsent)
+	h.unsent = nil // the next flush may be hours away, if there is one
 }
 
 // shake runs until the verdict. nil: DONE is out.
@@ -256,6 +274,7 @@ func (h *serverHandshake) next(ctx context.Context) (input, *Error) {
 		if in, ok := h.inbox.take(); ok {
 			return in, nil
 		}
+		h.flush()
 		select {
 		case <-h.inbox.wake:
 		case <-ctx.Done():

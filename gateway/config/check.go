@@ -171,7 +171,7 @@ func compileMatcher(d *decoder, tags []*access.Tag, path string, m Matcher) (acc
 		return am, false
 	}
 	if err != nil {
-		d.errorAt(path+"."+key, "", "%v", err)
+		d.errorAt(join(path, key), "", "%v", err)
 		return am, false
 	}
 	return am, true
