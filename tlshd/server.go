@@ -40,6 +40,7 @@ type Server struct {
 	kept    atomic.Int64 // handshakes known, those waiting for their ticket included
 	count   counters
 	spent   *spentTickets
+	keyLog  *keyLog // nil: none
 }
 
 type counters struct {
@@ -101,7 +102,9 @@ type ServerStats struct {
 
 // NewServer reads everything cfg names. log gets one line a handshake, at level
 // Info; nil: no log.
-func NewServer(cfg Config, log *slog.Logger) (*Server, error) {
+func NewServer(cfg Config, log *slog.Logger) (*Server, error) { return newServer(cfg, log, openKeyLog) }
+
+func newServer(cfg Config, log *slog.Logger, open func(string) (*os.File, error)) (*Server, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
@@ -109,7 +112,15 @@ func NewServer(cfg Config, log *slog.Logger) (*Server, error) {
 	if err != nil {
 		return nil, &ConfigError{err}
 	}
-	s := &Server{log: log, sessions: map[*session]struct{}{}, spent: newSpentTickets(time.Now())}
+	var keys *keyLog
+	if cfg.UnsafeKeyLog != "" {
+		f, err := open(cfg.UnsafeKeyLog)
+		if err != nil {
+			return nil, &ConfigError{err}
+		}
+		keys = newKeyLog(cfg.UnsafeKeyLog, f, log)
+	}
+	s := &Server{log: log, sessions: map[*session]struct{}{}, spent: newSpentTickets(time.Now()), keyLog: keys}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	s.state.Store(st)
 	s.wg.Add(1)
@@ -123,6 +134,9 @@ func (s *Server) Close() error {
 	s.stop()
 	s.smu.Unlock()
 	s.wg.Wait()
+	if s.keyLog != nil {
+		s.keyLog.close()
+	}
 	return nil
 }
 
@@ -136,7 +150,11 @@ func (s *Server) Reload(cfg Config) error {
 }
 
 func (s *Server) load(cfg Config) error {
-	st, err := loadState(cfg, s.state.Load(), time.Now())
+	old := s.state.Load()
+	st, err := loadState(cfg, old, time.Now())
+	if err == nil && cfg.UnsafeKeyLog != old.cfg.UnsafeKeyLog {
+		err = errors.New("tlshd: unsafe_key_log can not be changed while the helper runs (restart)")
+	}
 	if err != nil {
 		s.failed = st
 		s.count.reloadErrors.Add(1)

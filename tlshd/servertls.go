@@ -55,6 +55,9 @@ func (h *serverHandshake) explain(err error) *Error {
 // tlsConfig makes the configuration of one handshake.
 func (h *serverHandshake) tlsConfig() *tls.Config {
 	c := &tls.Config{MinVersion: tls.VersionTLS13, NextProtos: h.protos, VerifyConnection: h.verifyConnection}
+	if k := h.ses.s.keyLog; k != nil {
+		c.KeyLogWriter = k
+	}
 	if !h.server {
 		h.clientConfig(c)
 		return c
