@@ -86,7 +86,7 @@ func (c *Conn) markRun(s *Stream, off, end uint64, again bool) {
 		c.stats.BytesRetransmitted += end - off
 	} else {
 		c.flow.sent += end - off
-		c.turns.answered()
+		c.answered()
 	}
 	w.buf.sent(off, end)
 	c.wakeRoom(s)
