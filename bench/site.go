@@ -102,11 +102,8 @@ func (r *runner) startOurs(ctx context.Context, dir, backend string, payload int
 			p.stop()
 		}
 	}()
-	for _, args := range [][]string{{"init"}, {"server", siteName}} {
-		args = append(append([]string{"cert"}, args...), "--dir", dir)
-		if out, err := exec.CommandContext(ctx, r.fsgw, args...).CombinedOutput(); err != nil {
-			return nil, fmt.Errorf("%q: %w: %s", args, err, out)
-		}
+	if err := r.makeCertificates(ctx, dir); err != nil {
+		return nil, err
 	}
 	port, err := freeUDPPort()
 	if err != nil {
@@ -152,6 +149,17 @@ routes:
 		return nil, err
 	}
 	return p, p.listensAt(" carries to ")
+}
+
+// makeCertificates makes a CA in dir and a certificate for the site.
+func (r *runner) makeCertificates(ctx context.Context, dir string) error {
+	for _, args := range [][]string{{"init"}, {"server", siteName}} {
+		args = append(append([]string{"cert"}, args...), "--dir", dir)
+		if out, err := exec.CommandContext(ctx, r.fsgw, args...).CombinedOutput(); err != nil {
+			return fmt.Errorf("%q: %w: %s", args, err, out)
+		}
+	}
+	return nil
 }
 
 // startQuicgo runs the same pair on quic-go.

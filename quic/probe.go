@@ -130,7 +130,7 @@ func (c *Conn) endProbe(err error) {
 	c.stats.PathChanges++
 	c.ping, c.dirty = true, true
 	c.raiseMTU()
-	c.log.Info("moved", "from", old.local, "to", c.path.local, "server", c.path.remote)
+	c.log().Info("moved", "from", old.local, "to", c.path.local, "server", c.path.remote)
 	c.ep.onPathValidated(c)
 	if c.eventMask&EventMigration != 0 {
 		c.emit(Event{Kind: EventMigration, Local: true})
@@ -151,11 +151,11 @@ func (c *Conn) goToPreferred() {
 		return
 	}
 	if !mayLead(c.path.remote.Addr(), to) {
-		c.log.Warn("the server's preferred address is not gone to", "address", to)
+		c.log().Warn("the server's preferred address is not gone to", "address", to)
 		return
 	}
 	if _, err := c.startProbe(to, c.path.local); err != nil {
-		c.log.Debug("the server's preferred address is not gone to", "address", to, "error", err)
+		c.log().Debug("the server's preferred address is not gone to", "address", to, "error", err)
 	}
 }
 
