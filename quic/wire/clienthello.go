@@ -144,6 +144,10 @@ func (r *reader) vector16() []byte { return r.bytes(r.uint16()) }
 func (r *reader) done() bool { return !r.bad && len(r.b) == 0 }
 
 // parse reads the body of a ClientHello (RFC 8446, Section 4.1.2).
+//
+// RFC 9001, Section 5.3: "An endpoint MUST NOT reject a ClientHello that offers
+// a cipher suite that it does not support, or it would be impossible to deploy
+// a new cipher suite."
 func (ch *ClientHello) parse(body []byte) error {
 	r := reader{b: body}
 	version := r.uint16()
