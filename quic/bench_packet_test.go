@@ -52,6 +52,9 @@ func BenchmarkPackets(b *testing.B) {
 		c.path.pacer.Init(c.path.mtu)
 		t0 := time.Now()
 		c.fillBatch(batch, udp.MaxSegments)
+		if !c.sealBatch(batch) {
+			b.Fatal("not sealed")
+		}
 		pack += time.Since(t0)
 		c.loss.Clear(recovery.AppData, nil)
 		w.buf.ack(0, w.buf.next)

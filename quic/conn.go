@@ -102,6 +102,7 @@ type connGuarded struct {
 	ackRanges   []recovery.AckRange // the same in recovery's type
 	wireRanges  []wire.AckRange     // reused by frame building
 	eventSpace  recovery.Space      // of the packets given to the next three
+	acked       ackedRun            // the same
 	ackedFunc   func(*recovery.SentPacket)
 	lostFunc    func(*recovery.SentPacket)
 	requeueFunc func(*recovery.SentPacket)

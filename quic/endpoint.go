@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/quic-fsgw/quic-fsgw/quic/protect"
 	"github.com/quic-fsgw/quic-fsgw/quic/recovery"
 	"github.com/quic-fsgw/quic-fsgw/quic/udp"
 	"github.com/quic-fsgw/quic-fsgw/quic/wire"
@@ -26,6 +27,7 @@ type Endpoint struct {
 	memory   int64 // bytes of received data that all connections may hold
 	held     atomic.Int64
 	stats    endpointStats
+	sealer   protect.Sealer
 	accepted chan *Conn
 	failures chan HandshakeFailure
 	readers  sync.WaitGroup

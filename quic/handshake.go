@@ -49,7 +49,7 @@ func (c *Conn) startClient() {
 	params := local.Append(nil, false)
 	epoch := c.hsEpoch
 	c.hs = c.cfg.Handshaker.Handshake(&HandshakeRequest{
-		ID: c.id, ServerName: c.cfg.ServerName, NextProtos: c.cfg.NextProtos, TransportParams: params,
+		ID: c.id, Version: c.version, ServerName: c.cfg.ServerName, NextProtos: c.cfg.NextProtos, TransportParams: params,
 		Remote: c.path.remote, Timeout: c.cfg.handshakeTimeout(), Options: c.cfg.HandshakeOptions,
 	}, func(e HandshakeEvent) {
 		e.epoch = epoch
@@ -173,44 +173,10 @@ func (c *Conn) feedCrypto(space recovery.Space) {
 			c.emit(Event{Kind: EventSessionTicket, Data: clone(b)})
 		}
 	}
-	c.hs.Crypto(levelOf(space), b)
-	s.take(len(b))
-}
-
-// msgNewSessionTicket is the one TLS message that may follow the handshake.
-const (
-	msgNewSessionTicket   = 4
-	msgCertificateRequest = 13
-)
-
-// ticketMessages returns the whole messages at the start of b. RFC 9001,
-// Section 6: "Endpoints MUST treat the receipt of a TLS KeyUpdate message as a
-// connection error of type 0x010a". No other message is expected either.
-// Section 4.4: "servers MUST NOT send post-handshake TLS CertificateRequest
-// messages, and clients MUST treat receipt of such messages as a connection
-// error of type PROTOCOL_VIOLATION."
-//
-// RFC 9001, Section 4.6.1: "A client MUST treat receipt of a NewSessionTicket
-// that contains an early_data extension with any other value as a connection
-// error of type PROTOCOL_VIOLATION."
-func (c *Conn) ticketMessages(b []byte) []byte {
-	n := 0
-	for len(b)-n >= 4 {
-		if b[n] == msgCertificateRequest {
-			_ = c.fail(ProtocolViolation, wire.FrameCrypto, "TLS CertificateRequest after the handshake")
-			return nil
-		}
-		if b[n] != msgNewSessionTicket {
-			_ = c.fail(CryptoErrorBase+TransportErrorCode(AlertUnexpectedMessage), wire.FrameCrypto, "unexpected TLS message after the handshake")
-			return nil
-		}
-		size := 4 + int(b[n+1])<<16 + int(b[n+2])<<8 + int(b[n+3])
-		if size > len(b)-n {
-			break
-		}
-		n += size
+	if space != recovery.AppData || c.version == c.ver.original {
+		c.hs.Crypto(levelOf(space), b) // a session of another version than it began with is not resumed
 	}
-	return b[:n]
+	s.take(len(b))
 }
 
 // route chooses the configuration by the ClientHello, once it is whole, and
@@ -251,7 +217,7 @@ func (c *Conn) route(b []byte) bool {
 	}
 	c.initFlow()
 	req := &HandshakeRequest{
-		ID: c.id, Server: true, ServerName: ch.ServerName, NextProtos: c.cfg.NextProtos, Crypto: b,
+		ID: c.id, Server: true, Version: c.version, ServerName: ch.ServerName, NextProtos: c.cfg.NextProtos, Crypto: b,
 		Remote: c.path.remote, Timeout: c.cfg.handshakeTimeout(), Options: c.cfg.HandshakeOptions, ClientHello: c.hello,
 	}
 	if ch.TransportParams != nil {
@@ -546,7 +512,11 @@ func (c *Conn) admit() {
 		// RFC 9000, Section 19.7: "Clients MUST NOT send NEW_TOKEN frames."
 		c.tokenDue = c.cfg.Retry != RetryNever
 		c.confirm()
-		c.hs.Ticket()
+		if c.version == c.ver.original {
+			// A ticket belongs to the version it was issued in (RFC 9369, Section 5), and
+			// who asked for the handshake was told of the first one.
+			c.hs.Ticket()
+		}
 	}
 	c.dirty = true
 }
@@ -590,62 +560,4 @@ func (c *Conn) dropSpace(space recovery.Space) {
 
 func (c *Conn) ownDst(id wire.ConnID) bool {
 	return slices.ContainsFunc(c.ids.local, func(l localID) bool { return l.id == id })
-}
-
-// onRetry starts over with the server's token (RFC 9000, Section 17.2.5).
-//
-// RFC 9000, Section 7.2: "A client MUST change the Destination Connection ID it
-// uses for sending packets in response to only the first received Initial or
-// Retry packet."
-//
-// RFC 9000, Section 17.2.5.1: "A client MUST discard a Retry packet that
-// contains a Source Connection ID field that is identical to the Destination
-// Connection ID field of its Initial packet."
-//
-// RFC 9000, Section 17.2.5.2: "A client MUST accept and process at most one
-// Retry packet for each connection attempt."
-//
-// RFC 9000, Section 17.2.5.2: "After the client has received and processed an
-// Initial or Retry packet from the server, it MUST discard any subsequent Retry
-// packets that it receives."
-//
-// RFC 9000, Section 17.2.5.2: "The client MUST NOT change the Source Connection
-// ID because the server could include the connection ID as part of its token
-// validation logic; see Section 8.1.4."
-//
-// RFC 9369, Section 4.1: "The client MUST NOT use a different version in the
-// subsequent Initial packet that contains the Retry token."
-func (c *Conn) onRetry(b []byte, h *wire.LongHeader) {
-	// "A client MUST accept and process at most one Retry packet for each
-	// connection attempt. After the client has received and processed an Initial
-	// or Retry packet from the server, it MUST discard any subsequent Retry
-	// packets that it receives."
-	if c.server || c.retried || len(c.ids.remote) > 0 || h.Version != c.version || !c.ownDst(h.Dst) || h.Src == c.ids.initial {
-		return
-	}
-	tag := protect.RetryTag(c.version, c.ids.initial, b[:len(b)-16])
-	if !constantTimeEqual(tag, [16]byte(h.RetryTag)) {
-		c.ep.stats.DropDecrypt.Add(1)
-		return
-	}
-	c.retried = true
-	// RFC 9000, Section 17.2.5.1: "The client MUST use the value from the
-	// Source Connection ID field of the Retry packet in the Destination
-	// Connection ID field of subsequent packets that it sends."
-	c.retrySrc = h.Src
-	c.ids.initial = h.Src
-	// RFC 9000, Section 8.1.3: "The client MUST NOT use the token provided in a
-	// Retry for future connections."
-	//
-	// RFC 9000, Section 8.1.3: "In comparison, a token obtained in a Retry
-	// packet MUST be used immediately during the connection attempt and cannot
-	// be used in subsequent connection attempts."
-	c.token = append([]byte(nil), h.Token...)
-	c.keys[recovery.Initial] = initialKeys(c.version, h.Src, false)
-	c.loss.OnRetry(func(*recovery.SentPacket) {})
-	// RFC 9000, Section 17.2.5.3: "A client MUST use the same cryptographic
-	// handshake message it included in this packet."
-	c.crypto[recovery.Initial].rewind()
-	c.lastHeard = c.now()
-	c.dirty = true
 }

@@ -60,6 +60,7 @@ type Handshake interface {
 type HandshakeRequest struct {
 	ID              string           // connection id, for logs and audit
 	Server          bool             // which side to play
+	Version         Version          // QUIC version of the client's first flight: sessions are resumed in it alone
 	ServerName      string           // client: the name to verify; server: the name the router saw
 	NextProtos      []string         // ALPN: offered by a client, accepted by a server
 	TransportParams []byte           // our own, encoded; nil on a server: they follow EventPeerTransportParams

@@ -27,8 +27,9 @@ func (k *spaceKeys) drop() {
 // appKeys are the 1-RTT keys and what a key update needs (RFC 9001, Section 6).
 type appKeys struct {
 	rx, tx         *protect.Key
-	nextRx, nextTx *protect.Key // of the next phase; nil: due
-	prevRx         *protect.Key // for packets that were delayed across an update
+	flow           *protect.Flow // what tx seals for, see openFlow
+	nextRx, nextTx *protect.Key  // of the next phase; nil: due
+	prevRx         *protect.Key  // for packets that were delayed across an update
 	prevUntil      time.Time
 	resting        bool // see rest
 	phase          bool
@@ -134,6 +135,9 @@ func (k *appKeys) rotate(nextPN uint64) error {
 	k.generation++
 	k.rxSeen, k.acked, k.answered, k.owed, k.settled = false, false, false, false, false
 	k.txFirst, k.sealed = nextPN, 0
+	if k.flow != nil {
+		k.flow.Update(k.tx, k.phase)
+	}
 	return nil
 }
 
@@ -195,6 +199,7 @@ func (k *appKeys) heard(now time.Time, pto time.Duration, pn uint64) {
 
 // zero forgets all keys.
 func (k *appKeys) zero() {
+	k.closeFlow()
 	for _, x := range []*protect.Key{k.rx, k.tx, k.nextRx, k.nextTx, k.prevRx} {
 		if x != nil {
 			x.Zero()

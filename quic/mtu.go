@@ -167,7 +167,7 @@ func (c *Conn) tryMTU(size int) (refused bool) {
 	buf := udp.NewBatch()
 	defer buf.Release()
 	room := size - 1 - c.dst().Len() - 4 - 16
-	frames := wire.AppendPadding(wire.AppendPing(make([]byte, 0, room)), room-1)
+	frames := wire.AppendPadding(c.appendElicit(make([]byte, 0, room)), room-1)
 	pn := c.loss.NextPN(recovery.AppData)
 	c.probing = true
 	b := c.sealSmall(buf.Bytes()[:0:size], LevelApp, frames)

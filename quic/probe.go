@@ -149,7 +149,7 @@ func (c *Conn) endProbe(err error) {
 	c.loss.OnPathChange(c.path.id)
 	c.testECN()
 	c.stats.PathChanges++
-	c.ping, c.dirty = true, true
+	c.ping, c.freq.immediate, c.dirty = true, true, true
 	c.raiseMTU()
 	c.log.Info("moved", "from", old.local, "to", c.path.local, "server", c.path.remote)
 	c.ep.onPathValidated(c)

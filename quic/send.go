@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/quic-fsgw/quic-fsgw/quic/protect"
 	"github.com/quic-fsgw/quic-fsgw/quic/recovery"
 	"github.com/quic-fsgw/quic-fsgw/quic/udp"
 	"github.com/quic-fsgw/quic-fsgw/quic/wire"
@@ -32,24 +33,32 @@ type outBatch struct {
 	sent    int // bytes the socket has taken
 	// bulk: the last packet was full of one stream's bytes. As nothing else happens
 	// to the connection meanwhile, there is still nothing else to send.
-	bulk bool
-	// scratch space of packet building
-	front []byte
-	msg   udp.SendMsg // here because a local one would escape through the interface
+	bulk  bool
+	flow  protect.FlowID // 1-RTT: what its packets are for
+	plain protect.Batch  // 1-RTT: the packets, to be sealed
+	msg   udp.SendMsg    // here because a local one would escape through the interface
 }
 
 var batches = sync.Pool{New: func() any { return new(outBatch) }}
 
 func newBatch() *outBatch {
 	b := batches.Get().(*outBatch)
-	*b = outBatch{buf: udp.NewBatch(), front: b.front}
+	b.buf = udp.NewBatch()
+	b.n, b.segment, b.count, b.sent, b.bulk = 0, 0, 0, 0, false
 	return b
 }
 
 func (b *outBatch) release() {
 	b.buf.Release()
 	b.buf = nil
+	b.sealed()
 	batches.Put(b)
+}
+
+// sealed forgets the plaintext.
+func (b *outBatch) sealed() {
+	clear(b.plain.Packets)
+	b.plain.Packets = b.plain.Packets[:0]
 }
 
 // minSlot is room for a 1-RTT packet with an ACK frame of a few ranges.
@@ -148,7 +157,9 @@ func (c *Conn) sendApp() {
 			return
 		}
 		c.streams.rotate()
-		if taken := c.transmit(b); !taken || !more {
+		n := b.count
+		taken := c.sealBatch(b) && c.transmit(b)
+		if c.countSealed(n); !taken || !more {
 			return
 		}
 		if c.inbox.some.Load() {
@@ -163,6 +174,7 @@ func (c *Conn) sendApp() {
 func (c *Conn) fillBatch(b *outBatch, maxSegments int) bool {
 	budget, _ := c.budget()
 	c.markBatch(b)
+	c.openFlow(b)
 	for {
 		credit := c.path.amplificationCredit() - b.n
 		if credit < minSlot {
@@ -185,6 +197,12 @@ func (c *Conn) fillBatch(b *outBatch, maxSegments int) bool {
 			// A peer that acknowledges nothing cannot make us remember without bound.
 			mode = packAcks
 		}
+		if b.bulk && mode == packAll && b.segment <= c.path.mtu {
+			if n := c.buildRun(b, min(budget, credit), maxSegments); n > 0 {
+				budget -= n * b.segment
+				continue
+			}
+		}
 		c.batchNearlyFull = b.count*4 >= maxSegments*3 || b.n+c.path.mtu >= maxDatagramSize*3/4
 		n := c.buildShort(b, slot, mode)
 		if n == 0 {
@@ -198,7 +216,7 @@ func (c *Conn) fillBatch(b *outBatch, maxSegments int) bool {
 		}
 		b.add(n)
 		budget -= n
-		if mode == packAcks || c.state >= stateClosing { // sealing may reach the AEAD's limit
+		if mode == packAcks {
 			return false
 		}
 	}

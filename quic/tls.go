@@ -1,6 +1,7 @@
 package quic
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -26,10 +27,13 @@ type localTLS struct {
 // serverConfig returns the configuration of all handshakes with these
 // protocols. They share it because a tls.Config makes its own ticket keys when
 // none are set, and a clone would make others: no session could be resumed.
-func (l *localTLS) serverConfig(protos []string) *tls.Config {
+//
+// RFC 9369, Section 5: "Servers MUST validate the originating version of any
+// session ticket or token and not accept one issued from a different version."
+func (l *localTLS) serverConfig(v Version, protos []string) *tls.Config {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	key := strings.Join(protos, "\x00")
+	key := v.String() + "\x00" + strings.Join(protos, "\x00")
 	cfg := l.servers[key]
 	if cfg == nil {
 		cfg = l.cfg.Clone()
@@ -37,18 +41,55 @@ func (l *localTLS) serverConfig(protos []string) *tls.Config {
 		// a version of TLS older than 1.3 is negotiated."
 		cfg.MinVersion = tls.VersionTLS13
 		cfg.NextProtos = slices.Clone(protos)
+		if cfg.WrapSession == nil && cfg.UnwrapSession == nil {
+			bindTickets(cfg, v)
+		}
 		l.servers[key] = cfg
 	}
 	return cfg
 }
 
 // RFC 9001, Section 4.2: "Clients MUST NOT offer TLS versions older than 1.3."
+// bindTickets has a server take session tickets back in the QUIC version that
+// they were issued in only, whatever keys the configurations share.
+func bindTickets(cfg *tls.Config, v Version) {
+	mark := []byte("quic version " + v.String())
+	cfg.WrapSession = func(cs tls.ConnectionState, ss *tls.SessionState) ([]byte, error) {
+		ss.Extra = append(ss.Extra, mark)
+		return cfg.EncryptTicket(cs, ss)
+	}
+	cfg.UnwrapSession = func(ticket []byte, cs tls.ConnectionState) (*tls.SessionState, error) {
+		ss, err := cfg.DecryptTicket(ticket, cs)
+		if err != nil || ss == nil || !slices.ContainsFunc(ss.Extra, func(b []byte) bool { return bytes.Equal(b, mark) }) {
+			return nil, err
+		}
+		return ss, nil
+	}
+}
+
+// versionSessions keeps a client's sessions apart by QUIC version.
+type versionSessions struct {
+	tls.ClientSessionCache
+	version Version
+}
+
+func (s versionSessions) Get(key string) (*tls.ClientSessionState, bool) {
+	return s.ClientSessionCache.Get(s.version.String() + " " + key)
+}
+
+func (s versionSessions) Put(key string, cs *tls.ClientSessionState) {
+	s.ClientSessionCache.Put(s.version.String()+" "+key, cs)
+}
+
 func (l *localTLS) clientConfig(req *HandshakeRequest) *tls.Config {
 	cfg := l.cfg.Clone()
 	cfg.MinVersion = tls.VersionTLS13
 	cfg.NextProtos = req.NextProtos
 	if cfg.ServerName == "" {
 		cfg.ServerName = req.ServerName
+	}
+	if cfg.ClientSessionCache != nil {
+		cfg.ClientSessionCache = versionSessions{cfg.ClientSessionCache, req.Version}
 	}
 	return cfg
 }
@@ -67,7 +108,7 @@ func (l *localTLS) Handshake(req *HandshakeRequest, sink func(HandshakeEvent)) H
 	ctx, cancel := context.WithTimeout(context.Background(), max(req.Timeout, 1))
 	h := &localHandshake{sink: sink, cancel: cancel}
 	if req.Server {
-		cfg := l.serverConfig(req.NextProtos)
+		cfg := l.serverConfig(req.Version, req.NextProtos)
 		h.conn = tls.QUICServer(&tls.QUICConfig{TLSConfig: cfg})
 		h.ticket = !cfg.SessionTicketsDisabled && (req.ClientHello == nil || req.ClientHello.SessionTicket)
 	} else {

@@ -8,7 +8,6 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 )
 
@@ -24,7 +23,7 @@ const maxDatagram = headerLen + maxFrame
 // datagram; where the system has no such sockets a stream carries the same frames.
 type socket struct {
 	c      *net.UnixConn
-	raw    syscall.RawConn
+	fast   *fast // nil: there is none
 	packet bool
 	takeFD bool // accept descriptors: the supervisor's socket only
 
@@ -41,14 +40,13 @@ type socket struct {
 }
 
 func newSocket(c *net.UnixConn) *socket {
-	s := &socket{
+	return &socket{
 		c:      c,
+		fast:   newFast(c),
 		packet: c.LocalAddr().Network() == "unixpacket",
 		rbuf:   make([]byte, maxDatagram+1),
 		wbuf:   make([]byte, 0, maxDatagram),
 	}
-	s.raw, _ = c.SyscallConn() // nil for a closed connection, which no write reaches
-	return s
 }
 
 // gatherIf takes note of whether the other end, by its HELLO or CAPS, reads
@@ -146,6 +144,9 @@ func (s *socket) readFrame() (header, []byte, error) {
 func (s *socket) readBytes() (int, error) {
 	if !s.packet {
 		return s.readStream()
+	}
+	if !s.takeFD && s.fast != nil {
+		return s.fast.read(s.rbuf)
 	}
 	if !s.takeFD {
 		// Without room for control data the kernel drops descriptors that a
@@ -270,19 +271,14 @@ func (s *socket) tryWrite(b []byte) (ok bool, err error) {
 }
 
 func (s *socket) tryLocked(b []byte) (ok bool, err error) {
-	if !s.packet || s.raw == nil {
+	if s.fast == nil {
 		return false, nil
 	}
-	n, err := writeNow(s.raw, b)
-	switch {
-	case err == nil && n == len(b):
-		return true, nil
-	case err == nil && n >= 0:
+	n, ok, err := s.fast.tryWrite(b)
+	if ok && err == nil && n < len(b) {
 		err = io.ErrShortWrite
-	case err == nil:
-		return false, nil
 	}
-	return true, err
+	return ok, err
 }
 
 func (s *socket) writeDatagram(b, oob []byte) error {

@@ -3,11 +3,9 @@
 package tlshd
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"os"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -129,21 +127,6 @@ func RecvConn(ctrl *net.UnixConn) (*net.UnixConn, error) {
 		return nil, err
 	}
 	return connFromFD(fds[0])
-}
-
-// writeNow writes once if the socket has room; n is -1 if it has none.
-func writeNow(raw syscall.RawConn, b []byte) (n int, err error) {
-	rawErr := raw.Write(func(fd uintptr) bool {
-		n, err = unix.Write(int(fd), b)
-		return true
-	})
-	switch {
-	case rawErr != nil:
-		return 0, rawErr
-	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR):
-		return -1, nil
-	}
-	return n, err
 }
 
 // connMark is the byte a descriptor travels with.

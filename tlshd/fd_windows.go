@@ -6,7 +6,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"syscall"
 )
 
 const (
@@ -16,9 +15,6 @@ const (
 
 func parseFDs([]byte) []int { return nil }
 func closeFDs([]int)        {}
-
-// writeNow is not asked for where sockets carry no datagrams.
-func writeNow(syscall.RawConn, []byte) (int, error) { return -1, nil }
 
 func connFromFile(f *os.File) (*net.UnixConn, error) {
 	_ = f.Close()

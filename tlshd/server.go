@@ -91,6 +91,9 @@ type ServerStats struct {
 	// "refused", a space, and why.
 	TicketRefusals map[string]uint64 `json:"ticket_refusals,omitempty"`
 
+	// Expiries are when certificates and lists end, the soonest first.
+	Expiries []Expiry `json:"expiries,omitempty"`
+
 	InFlight int `json:"in_flight"` // without a verdict
 	Kept     int `json:"kept"`      // with one, but not forgotten
 }
@@ -157,7 +160,9 @@ func (s *Server) watch() {
 	}
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
+	var warnings expiryWarnings
 	for {
+		warnings.warn(s.log, s.state.Load(), time.Now())
 		select {
 		case <-s.ctx.Done():
 			return
@@ -190,6 +195,7 @@ func (s *Server) Stats() ServerStats {
 		Unknown: c.unknown.Load(), RefusedPeers: c.refusedPeers.Load(),
 		Reverified: c.reverified.Load(), ReverifyRefused: c.reverifyRefused.Load(),
 		Outcomes: c.outcomes.copy(), TicketRefusals: c.ticketRefusals.copy(),
+		Expiries: soonest(s.state.Load().files.expiries),
 		InFlight: int(s.running.Load()), Kept: int(s.kept.Load() - s.running.Load()),
 	}
 }

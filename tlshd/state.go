@@ -97,6 +97,7 @@ func loadCASet(f *fileSet, paths []string) (*caSet, error) {
 		if err != nil {
 			return nil, err
 		}
+		f.expires("ca", path, certs...)
 		for _, c := range certs {
 			set.pool.AddCert(c)
 			sum.Write(c.Raw)

@@ -161,6 +161,14 @@ func (s *Server) Stop() {
 	<-s.exited
 }
 
+// Restart runs a stopped smbd again, at the same address and with the same files.
+func (s *Server) Restart(t testing.TB) {
+	t.Helper()
+	if err := s.start(t); err != nil {
+		t.Fatalf("smbd did not start again: %v\n%s\n%s", err, tail(s.stderr.String()), tail(s.Log()))
+	}
+}
+
 // Log returns smbd's logs so far.
 func (s *Server) Log() string {
 	files, _ := filepath.Glob(filepath.Join(s.Base, "log", "*"))
