@@ -350,6 +350,9 @@ func (c *Conn) sendPathFrames() {
 		if p == &c.path && c.loss.InFlight()+minDatagram > p.cc.Window() {
 			continue // until acknowledgements make room
 		}
+		if p.amplificationCredit() < minSlot {
+			continue // until more comes from there
+		}
 		var frames []byte
 		if p.needChallenge {
 			frames = wire.AppendPathChallenge(frames, p.newChallenge())

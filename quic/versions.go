@@ -129,6 +129,10 @@ type errVersion string
 
 func (e errVersion) Error() string { return string(e) }
 
+// errNoService: the client's QUIC versions are not those of the service that it
+// asks for.
+var errNoService = errors.New("no QUIC version in common for this service")
+
 // negotiateVersion applies the peer's version_information.
 //
 // RFC 9368, Section 4: "Both endpoints MUST parse their peer's Version
@@ -180,7 +184,12 @@ func (c *Conn) chooseVersion(info *wire.VersionInfo) error {
 		// then this conversion process cannot fail by definition of the first
 		// flight being compatible; if the server is unable to convert the first
 		// flight, it MUST abort the handshake."
-		return errVersion("no QUIC version in common for this service")
+		//
+		// RFC 9368, Section 2.3: "If the first flight is correctly formatted,
+		// then this conversion process cannot fail by definition of the first
+		// flight being compatible; if the server is unable to convert the first
+		// flight, it MUST abort the handshake."
+		return errNoService
 	}
 	if v == c.version {
 		return nil
@@ -270,6 +279,10 @@ func (c *Conn) closeOnParams(err error) {
 	var v errVersion
 	if errors.As(err, &v) {
 		_ = c.fail(VersionNegotiationError, 0, err.Error())
+		return
+	}
+	if err == errNoService {
+		_ = c.fail(CryptoErrorBase+TransportErrorCode(AlertNoApplicationProtocol), 0, err.Error())
 		return
 	}
 	_ = c.fail(TransportParameterError, 0, err.Error())
