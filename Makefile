@@ -80,7 +80,7 @@ cross:
 
 # Documents that are written from the code.
 generate:
-	UPDATE=1 $(GO) test -count=1 -run 'Document|GeneratedDocs' ./gateway/config ./gateway/reason ./gateway/supervise ./internal/ccsim ./cmd/quic-fsgw
+	UPDATE=1 $(GO) test -count=1 -run 'Document|GeneratedDocs' ./gateway/config ./gateway/reason ./gateway/supervise ./internal/ccsim ./internal/conform ./cmd/quic-fsgw
 
 clean:
 	rm -rf bin

@@ -78,7 +78,7 @@ func (c *Conn) ackStream(s *Stream, sp span, fin bool) {
 	w := &s.snd
 	w.buf.ack(sp.start, sp.end)
 	if fin {
-		w.finAckSeen = true
+		w.finAckSeen, w.finLost = true, false
 	}
 	if w.waiter && w.buf.start == w.buf.end {
 		c.wakeWriter(s)
@@ -91,6 +91,8 @@ func (c *Conn) ackStream(s *Stream, sp span, fin bool) {
 	}
 }
 
+// RFC 9000, Section 3.3: "A sender MUST NOT send any of these frames from a
+// terminal state ("Data Recvd" or "Reset Recvd")."
 func (c *Conn) ackRecord(r recovery.Record) {
 	switch r.Kind {
 	case recAck:
@@ -110,7 +112,7 @@ func (c *Conn) ackRecord(r recovery.Record) {
 			if !s.snd.resetAcked {
 				c.emitStream(s, SendResetRecvd)
 			}
-			s.snd.resetAcked = true
+			s.snd.resetAcked, s.snd.needReset = true, false
 			c.maybeForget(s)
 		}
 	}
@@ -138,6 +140,8 @@ func (c *Conn) onLost(p *recovery.SentPacket) {
 func (c *Conn) loseRecord(r recovery.Record) {
 	switch r.Kind {
 	case recCrypto:
+		// RFC 9001, Section 4: "If QUIC needs to retransmit that data, it MUST
+		// use the same keys even if TLS has already updated to newer keys."
 		c.crypto[r.ID].markLost(r.Off, r.Off+uint64(r.Len))
 	case recMaxData:
 		c.flow.needMax = c.flow.needMax || r.Off == c.flow.max
@@ -152,6 +156,8 @@ func (c *Conn) loseRecord(r recovery.Record) {
 	case recRetireConnID:
 		c.ids.retire = append(c.ids.retire, r.ID)
 	case recHandshakeDone:
+		// RFC 9000, Section 13.3: "The HANDSHAKE_DONE frame MUST be
+		// retransmitted until it is acknowledged."
 		c.hsDone = true
 	case recAckFrequency:
 		c.freq.due = c.freq.due || r.ID+1 == c.freq.seq // unless a newer one went out

@@ -60,6 +60,9 @@ func (c *Conn) processAckFrequency(typ uint64, b []byte) (n int, err error) {
 
 // askFrequency chooses how often the peer should acknowledge, at most once a
 // round trip and only where it makes a difference.
+//
+// RFC 9000, Section 19.21: "An extension to QUIC that wishes to use a new type
+// of frame MUST first ensure that a peer is able to understand the frame."
 func (c *Conn) askFrequency() {
 	q := &c.freq
 	if !c.confirmed || c.peerParams.MinAckDelay == 0 || q.due || c.now().Sub(q.since) < c.path.rtt.Smoothed() {

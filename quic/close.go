@@ -16,6 +16,7 @@ type closeState struct {
 	packet   []byte // the datagram with CONNECTION_CLOSE
 	until    time.Time
 	received int       // packets since
+	credit   int       // bytes that may be sent in answer
 	answerAt int       // answer when received reaches this; doubles
 	repeatAt time.Time // when to send it once more
 }
@@ -47,6 +48,14 @@ func (c *Conn) CloseTransport(code TransportErrorCode, reason string) {
 func (c *Conn) closeErr() error { return c.closing.err }
 
 // fail closes the connection because of what the peer sent. It returns the error.
+//
+// RFC 9000, Section 10.3: "An endpoint that wishes to communicate a fatal
+// connection error MUST use a CONNECTION_CLOSE frame if it is able."
+//
+// RFC 9000, Section 11.1: "Errors that result in the connection being unusable,
+// such as an obvious violation of protocol semantics or corruption of state
+// that affects an entire connection, MUST be signaled using a CONNECTION_CLOSE
+// frame (Section 19.19)."
 func (c *Conn) fail(code TransportErrorCode, frame uint64, reason string) error {
 	err := &TransportError{Code: code, FrameType: frame, Reason: reason}
 	c.shutdown(err)
@@ -89,6 +98,11 @@ func (c *Conn) abandon(err error) {
 }
 
 // onPeerClose enters the draining state.
+//
+// RFC 9000, Section 10.2.2: "While otherwise identical to the closing state, an
+// endpoint in the draining state MUST NOT send any packets."
+//
+// RFC 9000, Section 10.2.2: "An endpoint MUST NOT send further packets."
 func (c *Conn) onPeerClose(err error) {
 	if c.state >= stateDraining {
 		return
@@ -126,6 +140,10 @@ func (c *Conn) finish(s connState, err error) {
 func (c *Conn) isReady() bool { return isClosed(c.ready) }
 
 // buildClose seals CONNECTION_CLOSE at every level whose keys the peer may have.
+//
+// RFC 9000, Section 10.2.3: "After the handshake is confirmed (see Section
+// 4.1.2 of [QUIC-TLS]), an endpoint MUST send any CONNECTION_CLOSE frames in a
+// 1-RTT packet."
 func (c *Conn) buildClose(err error) []byte {
 	code, frameType, reason, app := closeFields(err)
 	if len(reason) > 256 {
@@ -148,6 +166,14 @@ func (c *Conn) buildClose(err error) []byte {
 			// RFC 9000, Section 10.2.3: "A CONNECTION_CLOSE of type 0x1d MUST be
 			// replaced by a CONNECTION_CLOSE of type 0x1c when sending the frame in
 			// Initial or Handshake packets."
+			//
+			// RFC 9000, Section 10.2.3: "Endpoints MUST clear the value of the
+			// Reason Phrase field and SHOULD use the APPLICATION_ERROR code
+			// when converting to a CONNECTION_CLOSE of type 0x1c."
+			//
+			// RFC 9000, Section 12.5: "CONNECTION_CLOSE frames signaling
+			// application errors (type 0x1d) MUST only appear in the
+			// application data packet number space."
 			a, t, r, k = false, 0, "", uint64(ApplicationErrorCode)
 		}
 		frame := wire.AppendConnectionClose(nil, a, k, t, []byte(r))
@@ -188,14 +214,26 @@ func (c *Conn) sendClose() {
 // onClosedPacket answers packets in the closing state, ever more rarely.
 // RFC 9000, Section 10.2.1: "An endpoint SHOULD limit the rate at which it
 // generates packets in the closing state."
+//
+// RFC 9000, Section 10.2.1: "To avoid being used for an amplification attack,
+// such endpoints MUST limit the cumulative size of packets it sends to three
+// times the cumulative size of the packets that are received and attributed to
+// the connection."
+//
+// RFC 9000, Section 10.2.1: "An endpoint in the closing state MUST either
+// discard packets received from an unvalidated address or limit the cumulative
+// size of packets it sends to an unvalidated address to three times the size of
+// packets it receives from that address"
 func (c *Conn) onClosedPacket(n int) {
 	c.path.onReceived(n)
 	if c.state != stateClosing {
 		return
 	}
 	c.closing.received++
-	if c.closing.received >= c.closing.answerAt {
-		c.closing.answerAt *= 2
+	c.closing.credit += 3 * n
+	if c.closing.received >= c.closing.answerAt && c.closing.credit >= len(c.closing.packet) {
+		c.closing.answerAt = 2 * c.closing.received
+		c.closing.credit -= len(c.closing.packet)
 		c.sendClose()
 	}
 }

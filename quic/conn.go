@@ -80,8 +80,9 @@ type connGuarded struct {
 	firstDst      wire.ConnID // server: what the Initials of this connection are sent to
 	retrySrc      wire.ConnID
 	retried       bool
-	token         []byte // client: of Retry or of an earlier connection, for Initials
-	tokenDue      bool   // server: NEW_TOKEN is due
+	dialed        netip.AddrPort // client: the address that Dial was given
+	token         []byte         // client: of Retry or of an earlier connection, for Initials
+	tokenDue      bool           // server: NEW_TOKEN is due
 	peerParams    wire.TransportParams
 	haveParams    bool
 	helloParams   []byte // server: as routing read them, until TLS has said the same
@@ -417,6 +418,9 @@ func (c *Conn) UpdateKeys() error {
 		return err
 	}
 	// "An endpoint MUST NOT initiate a key update prior to having confirmed the handshake"
+	//
+	// RFC 9001, Section 6.1: "An endpoint MUST NOT initiate a key update prior
+	// to having confirmed the handshake (Section 4.1.2)."
 	if !c.confirmed || !c.app.mayUpdate() {
 		if c.confirmed && c.app.acked {
 			c.ping, c.dirty = true, true // along with an acknowledgment, which is acknowledged then

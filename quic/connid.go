@@ -32,6 +32,8 @@ type connIDs struct {
 
 	prior uint64 // retire_prior_to of ours
 
+	peer    wire.ConnID // Source Connection ID of the peer's long headers
+	hasPeer bool
 	remote  []remoteID // not retired, ascending; the paths tell which are in use
 	taken   uint64     // highest sequence number that was ever in use
 	highest uint64     // highest retire_prior_to seen
@@ -40,6 +42,24 @@ type connIDs struct {
 }
 
 // resetToken derives the stateless reset token of a connection ID (RFC 9000, Section 10.3.2).
+//
+// RFC 9000, Section 10.3.2: "The stateless reset token MUST be difficult to
+// guess."
+//
+// RFC 9000, Section 10.3.2: "An endpoint that uses this design MUST either use
+// the same connection ID length for all connections or encode the length of the
+// connection ID such that it can be recovered without state."
+//
+// RFC 9000, Section 10.3.2: "This method for choosing the stateless reset token
+// means that the combination of connection ID and static key MUST NOT be used
+// for another connection."
+//
+// RFC 9000, Section 10.3.2: "A connection ID from a connection that is reset by
+// revealing the stateless reset token MUST NOT be reused for new connections at
+// nodes that share a static key."
+//
+// RFC 9000, Section 10.3.2: "The same stateless reset token MUST NOT be used
+// for multiple connection IDs."
 func resetToken(key *[32]byte, id wire.ConnID) (t [16]byte) {
 	m := hmac.New(sha256.New, key[:])
 	m.Write([]byte("stateless reset"))
@@ -49,6 +69,16 @@ func resetToken(key *[32]byte, id wire.ConnID) (t [16]byte) {
 }
 
 // issueIDs makes connection IDs until the peer holds as many as it takes, at most localConnIDLimit.
+//
+// RFC 9000, Section 5.1.1: "The sequence number on each newly issued connection
+// ID MUST increase by 1."
+//
+// RFC 9000, Section 5.1.1: "An endpoint MUST NOT provide more connection IDs
+// than the peer's limit."
+//
+// RFC 9000, Section 19.15: "An endpoint MUST NOT send this frame if it
+// currently requires that its peer send packets with a zero-length Destination
+// Connection ID."
 func (c *Conn) issueIDs() {
 	want := min(int(c.ids.peerLimit), localConnIDLimit)
 	for c.ids.current() < want {
@@ -82,6 +112,11 @@ func (ids *connIDs) localBySeq(seq uint64) *localID {
 }
 
 // retireLocal handles RETIRE_CONNECTION_ID.
+//
+// RFC 9000, Section 5.1.1: "When an endpoint issues a connection ID, it MUST
+// accept packets that carry this connection ID for the duration of the
+// connection or until its peer invalidates the connection ID via a
+// RETIRE_CONNECTION_ID frame (Section 19.16)."
 func (c *Conn) retireLocal(seq uint64, arrivedOn wire.ConnID) error {
 	// RFC 9000, Section 19.16: "Receipt of a RETIRE_CONNECTION_ID frame
 	// containing a sequence number greater than any previously sent to the peer
@@ -96,6 +131,10 @@ func (c *Conn) retireLocal(seq uint64, arrivedOn wire.ConnID) error {
 	// "The sequence number specified in a RETIRE_CONNECTION_ID frame MUST NOT
 	// refer to the Destination Connection ID field of the packet in which the
 	// frame is contained."
+	//
+	// RFC 9000, Section 19.16: "The sequence number specified in a
+	// RETIRE_CONNECTION_ID frame MUST NOT refer to the Destination Connection
+	// ID field of the packet in which the frame is contained."
 	if l.id == arrivedOn {
 		return c.fail(ProtocolViolation, wire.FrameRetireConnectionID, "retired the connection ID it was sent to")
 	}
@@ -116,6 +155,10 @@ const maxConnIDsIssued = 1 << 16
 // addRemote handles NEW_CONNECTION_ID.
 func (c *Conn) addRemote(seq, retirePriorTo uint64, id wire.ConnID, token [16]byte) error {
 	ids := &c.ids
+	// RFC 9000, Section 19.15: "An endpoint that is sending packets with a
+	// zero-length Destination Connection ID MUST treat receipt of a
+	// NEW_CONNECTION_ID frame as a connection error of type
+	// PROTOCOL_VIOLATION."
 	if len(ids.remote) > 0 && ids.remote[0].id.Len() == 0 {
 		// RFC 9000, Section 19.15: a peer that sends to zero-length IDs must not get new ones.
 		return c.fail(ProtocolViolation, wire.FrameNewConnectionID, "new connection ID from a peer with zero-length IDs")
@@ -127,10 +170,16 @@ func (c *Conn) addRemote(seq, retirePriorTo uint64, id wire.ConnID, token [16]by
 		if (r.seq == seq) != (r.id == id) || (r.seq == seq && r.hasToken && r.token != token) {
 			return c.fail(ProtocolViolation, wire.FrameNewConnectionID, "connection ID reused with other contents")
 		}
+		// RFC 9000, Section 19.15: "Receipt of the same frame multiple times
+		// MUST NOT be treated as a connection error."
 		if r.seq == seq {
 			return nil
 		}
 	}
+	// RFC 9000, Section 19.15: "than the Retire Prior To field of a previously
+	// received NEW_CONNECTION_ID frame MUST send a corresponding
+	// RETIRE_CONNECTION_ID frame that retires the newly received connection ID,
+	// unless it has already done so for that sequence number"
 	if seq < ids.highest || seq <= ids.taken {
 		// IDs are taken in their order: this one was retired before, and the frame
 		// is a repetition, or it is late and not worth a step back.
@@ -142,6 +191,8 @@ func (c *Conn) addRemote(seq, retirePriorTo uint64, id wire.ConnID, token [16]by
 		}
 		ids.remote = slices.Insert(ids.remote, i, remoteID{seq: seq, id: id, token: token, hasToken: true})
 	}
+	// RFC 9000, Section 19.15: "A receiver MUST ignore any Retire Prior To
+	// fields that do not increase the largest received Retire Prior To value."
 	if retirePriorTo > ids.highest {
 		ids.highest = retirePriorTo
 		c.retireRemoteBelow(retirePriorTo)
@@ -161,6 +212,8 @@ func (c *Conn) addRemote(seq, retirePriorTo uint64, id wire.ConnID, token [16]by
 	return nil
 }
 
+// RFC 9000, Section 5.1.2: "Upon receipt of an increased Retire Prior To field,
+// the peer MUST stop using the corresponding connection IDs"
 func (c *Conn) retireRemoteBelow(below uint64) {
 	for len(c.ids.remote) > 0 && c.ids.remote[0].seq < below {
 		c.retireRemote(c.ids.remote[0].seq)
@@ -178,6 +231,11 @@ func (c *Conn) retireRemoteBelow(below uint64) {
 }
 
 // retireRemote gives an ID of the peer's back.
+//
+// RFC 9000, Section 5.1.2: "An endpoint MUST NOT forget a connection ID without
+// retiring it, though it MAY choose to treat having connection IDs in need of
+// retirement that exceed this limit as a connection error of type
+// CONNECTION_ID_LIMIT_ERROR."
 func (c *Conn) retireRemote(seq uint64) {
 	r := c.ids.remoteBySeq(seq)
 	if r == nil || r.id.Len() == 0 {
@@ -255,6 +313,10 @@ func (c *Conn) dst() wire.ConnID {
 }
 
 // dstOf returns the connection ID to send to on a path; false, if it has none.
+//
+// RFC 9000, Section 7.2: "Until a packet is received from the server, the
+// client MUST use the same Destination Connection ID value on all packets in
+// this connection."
 func (c *Conn) dstOf(p *path) (wire.ConnID, bool) {
 	if r := c.ids.remoteBySeq(p.peerSeq); r != nil {
 		return r.id, true

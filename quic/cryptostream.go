@@ -19,6 +19,12 @@ type cryptoStream struct {
 
 // receive takes a CRYPTO frame's bytes. It reports false when they lie
 // further ahead than may be buffered.
+//
+// RFC 9000, Section 7.5: "Implementations MUST support buffering at least 4096
+// bytes of data received in out-of-order CRYPTO frames."
+//
+// RFC 9000, Section 7.5: "If an endpoint does not expand its buffer, it MUST
+// close the connection with a CRYPTO_BUFFER_EXCEEDED error code."
 func (s *cryptoStream) receive(off uint64, data []byte) bool {
 	end := off + uint64(len(data))
 	if end <= s.taken {

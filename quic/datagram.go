@@ -61,6 +61,8 @@ func (c *Conn) MaxDatagramSize() int {
 	return c.maxDatagramData()
 }
 
+// RFC 9221, Section 3: "An endpoint MUST NOT send DATAGRAM frames that are
+// larger than the max_datagram_frame_size value it has received from its peer."
 func (c *Conn) maxDatagramData() int {
 	if !c.haveParams || c.peerParams.MaxDatagram == 0 {
 		return 0

@@ -79,7 +79,7 @@ func (e *Endpoint) DialEarly(ctx context.Context, remote netip.AddrPort, cfg *Co
 	case <-c.ready:
 	case <-ctx.Done():
 	}
-	return c.dialed(ctx)
+	return c.waitDialed(ctx)
 }
 
 // Wait waits until the handshake is complete or the connection is over.

@@ -3,6 +3,7 @@ package quic
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -37,7 +38,8 @@ type Endpoint struct {
 
 	mu          sync.RWMutex
 	conns       map[wire.ConnID]*Conn
-	resets      map[[16]byte]*Conn
+	resets      map[[16]byte]*Conn // by resetIndex
+	resetSalt   [32]byte
 	live        map[*Conn]struct{}
 	moved       map[*shard]*Conn // sockets of one connection's own (move.go)
 	handshaking int
@@ -105,6 +107,7 @@ func NewEndpoint(conns []udp.PacketConn, cfg *Config, opts ...EndpointOption) *E
 		e.resetKey = new([32]byte)
 		_, _ = rand.Read(e.resetKey[:]) // never fails
 	}
+	_, _ = rand.Read(e.resetSalt[:]) // never fails
 	e.tokens = newTokenMaker(cfg)
 	for i, pc := range conns {
 		s := &shard{index: uint8(i)}
@@ -169,11 +172,11 @@ func (e *Endpoint) Dial(ctx context.Context, remote netip.AddrPort, cfg *Config)
 	if err != nil {
 		return nil, err
 	}
-	return c.dialed(ctx)
+	return c.waitDialed(ctx)
 }
 
-// dialed waits for a client's handshake, and closes what came to nothing.
-func (c *Conn) dialed(ctx context.Context) (*Conn, error) {
+// waitDialed waits for a client's handshake, and closes what came to nothing.
+func (c *Conn) waitDialed(ctx context.Context) (*Conn, error) {
 	if err := c.wait(ctx); err != nil {
 		c.CloseTransport(NoError, "")
 		return nil, err
@@ -199,6 +202,8 @@ func (e *Endpoint) dial(remote netip.AddrPort, cfg *Config, early bool) (*Conn, 
 		c.earlyUp = make(chan struct{})
 	}
 	c.lock()
+	// RFC 9000, Section 7.2: "This Destination Connection ID MUST be at least 8
+	// bytes in length."
 	var odcid [12]byte
 	_, _ = rand.Read(odcid[:])
 	dst, _ := wire.MakeConnID(odcid[:])
@@ -214,11 +219,12 @@ func (e *Endpoint) dial(remote netip.AddrPort, cfg *Config, early bool) (*Conn, 
 	c.ids.nextLocal = 1
 	c.ids.peerLimit = 2
 	c.path.init(0, remote, netip.Addr{}, 0, cfg)
+	c.dialed = remote
 	c.testECN()
 	c.path.validated = true // the limit is the server's (RFC 9000, Section 8.1)
 	c.startTrace()
 	c.keys[recovery.Initial] = initialKeys(c.version, dst, false)
-	c.token = cfg.Tokens.take(cfg.ServerName, c.version)
+	c.token = cfg.Tokens.take(c.tokenServer(), c.version)
 	e.addLive(c)
 	c.startClient()
 	c.dirty = true
@@ -322,6 +328,9 @@ func (e *Endpoint) dstOf(b []byte) (wire.ConnID, bool) {
 }
 
 // newConnID makes a connection ID of c on a shard and registers it.
+//
+// RFC 9000, Section 5.1: "As a trivial example, this means the same connection
+// ID MUST NOT be issued more than once on the same connection."
 func (e *Endpoint) newConnID(s *shard, c *Conn) (wire.ConnID, bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -358,16 +367,39 @@ func (e *Endpoint) unregister(id wire.ConnID, c *Conn) {
 	e.mu.Unlock()
 }
 
+// resetIndex is what a stateless reset token is looked up by: the time that a map
+// takes says nothing of a token then.
+//
+// RFC 9000, Section 10.3.1: "When comparing a datagram to stateless reset token
+// values, endpoints MUST perform the comparison without leaking information
+// about the value of the token."
+func (e *Endpoint) resetIndex(t [16]byte) [16]byte {
+	var b [32 + 16]byte
+	copy(b[:], e.resetSalt[:])
+	copy(b[32:], t[:])
+	sum := sha256.Sum256(b[:])
+	return [16]byte(sum[:])
+}
+
+// hasResets tells whether any tokens are known: a server knows of few.
+func (e *Endpoint) hasResets() bool {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return len(e.resets) > 0
+}
+
 func (e *Endpoint) registerReset(t [16]byte, c *Conn) {
+	i := e.resetIndex(t)
 	e.mu.Lock()
-	e.resets[t] = c
+	e.resets[i] = c
 	e.mu.Unlock()
 }
 
 func (e *Endpoint) unregisterReset(t [16]byte, c *Conn) {
+	i := e.resetIndex(t)
 	e.mu.Lock()
-	if e.resets[t] == c {
-		delete(e.resets, t)
+	if e.resets[i] == c {
+		delete(e.resets, i)
 	}
 	e.mu.Unlock()
 }
@@ -394,8 +426,11 @@ func (e *Endpoint) forget(c *Conn) {
 		}
 	}
 	for _, r := range c.ids.remote {
-		if r.hasToken && e.resets[r.token] == c {
-			delete(e.resets, r.token)
+		if !r.hasToken {
+			continue
+		}
+		if i := e.resetIndex(r.token); e.resets[i] == c {
+			delete(e.resets, i)
 		}
 	}
 	if _, ok := e.live[c]; ok {

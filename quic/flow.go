@@ -33,10 +33,17 @@ func (c *Conn) onData(s *Stream, end uint64) error {
 	// RFC 9000, Section 4.1: "A receiver MUST close the connection with an error
 	// of type FLOW_CONTROL_ERROR if the sender violates the advertised
 	// connection or stream data limits."
+	//
+	// RFC 9000, Section 19.10: "An endpoint MUST terminate a connection with an
+	// error of type FLOW_CONTROL_ERROR if it receives more data than the
+	// largest maximum stream data that it has sent for the affected stream."
 	if end > r.max {
 		return c.fail(FlowControlError, wire.FrameStream, "stream flow control limit exceeded")
 	}
 	more := end - r.buf.highest
+	// RFC 9000, Section 19.9: "An endpoint MUST terminate a connection with an
+	// error of type FLOW_CONTROL_ERROR if it receives more data than the
+	// maximum data value that it has sent."
 	if c.flow.received+more > c.flow.max {
 		return c.fail(FlowControlError, wire.FrameStream, "connection flow control limit exceeded")
 	}
@@ -92,6 +99,11 @@ func (m *windowRate) grow(now time.Time, rtt time.Duration, n, window, most uint
 }
 
 // creditConn gives the peer room for n more bytes on the connection.
+//
+// RFC 9000, Section 4.2: "Therefore, a receiver MUST NOT wait for a
+// STREAM_DATA_BLOCKED or DATA_BLOCKED frame before sending a MAX_STREAM_DATA or
+// MAX_DATA frame; doing so could result in the sender being blocked for the
+// rest of the connection."
 func (c *Conn) creditConn(n uint64) {
 	f := &c.flow
 	f.consumed += n

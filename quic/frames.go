@@ -25,6 +25,10 @@ type frameInfo struct {
 // processFrames acts on all frames of a packet. It returns errOverBudget when
 // the packet must be dropped as if it had not arrived, and another error when
 // the connection was closed.
+//
+// RFC 9000, Section 5.2: "An endpoint MUST generate a connection error if
+// processing the contents of these packets prior to discovering an error, or
+// fully revert any changes made during that processing."
 func (c *Conn) processFrames(f *frameInfo, b []byte) error {
 	if len(b) == 0 {
 		// RFC 9000, Section 12.4: "An endpoint MUST treat receipt of a packet
@@ -46,6 +50,9 @@ func (c *Conn) processFrames(f *frameInfo, b []byte) error {
 		if !wire.FrameKnown(typ) {
 			return c.fail(FrameEncodingError, typ, "unknown frame type")
 		}
+		// RFC 9000, Section 17.2.4: "Endpoints MUST treat receipt of Handshake
+		// packets with other frames as a connection error of type
+		// PROTOCOL_VIOLATION."
 		if !wire.FrameAllowed(typ, f.packet) {
 			return c.fail(ProtocolViolation, typ, "frame is not permitted in this packet type")
 		}
@@ -193,6 +200,12 @@ func (c *Conn) processFlowFrame(typ uint64, b []byte) (n int, err error) {
 	return n, err
 }
 
+// RFC 9000, Section 4.1: "A sender MUST ignore any MAX_STREAM_DATA or MAX_DATA
+// frames that do not increase flow control limits."
+//
+// RFC 9000, Section 13.3: "A receiver MUST accept packets containing an
+// outdated frame, such as a MAX_DATA frame carrying a smaller maximum data
+// value than one found in an older packet."
 func (c *Conn) onMaxData(v uint64) {
 	if v > c.flow.sendMax {
 		c.flow.sendMax = v
@@ -226,7 +239,7 @@ func (c *Conn) onNewToken(token []byte) error {
 		return c.fail(ProtocolViolation, wire.FrameNewToken, "NEW_TOKEN from a client")
 	}
 	if c.cfg.Tokens != nil && len(token) <= maxTokenLen {
-		c.cfg.Tokens.put(c.cfg.ServerName, c.version, token)
+		c.cfg.Tokens.put(c.tokenServer(), c.version, token)
 	}
 	if c.eventMask&EventNewToken != 0 {
 		c.emit(Event{Kind: EventNewToken, Data: clone(token)})

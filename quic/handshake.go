@@ -71,6 +71,11 @@ func (c *Conn) initFlow() {
 }
 
 // localParams are our transport parameters (RFC 9000, Section 18.2).
+//
+// RFC 9000, Section 7.3: "The values provided by a peer for these transport
+// parameters MUST match the values that an endpoint used in the Destination and
+// Source Connection ID fields of Initial packets that it sent (and received,
+// for servers)."
 func (c *Conn) localParams() *wire.TransportParams {
 	cfg := c.cfg
 	p := &wire.TransportParams{
@@ -95,6 +100,10 @@ func (c *Conn) localParams() *wire.TransportParams {
 	if c.server {
 		p.PreferredAddress = c.preferredAddress()
 		p.OriginalDst, p.HasOriginalDst = c.originalDst, true
+		// RFC 9369, Section 4.1: "After switching to a negotiated version after
+		// a Retry, the server MUST include the relevant transport parameters to
+		// validate that the server sent the Retry and the connection IDs used
+		// in the exchange, as described in Section 7.3 of [QUIC]"
 		p.RetrySrc, p.HasRetrySrc = c.retrySrc, c.retried
 		p.ResetToken, p.HasResetToken = resetToken(c.ep.resetKey, c.ids.local[0].id), true
 	}
@@ -102,10 +111,20 @@ func (c *Conn) localParams() *wire.TransportParams {
 }
 
 // onCrypto handles a CRYPTO frame.
+//
+// RFC 9001, Section 4.1.3: "If the packet is from a previously installed
+// encryption level, it MUST NOT contain data that extends past the end of
+// previously received data in that flow."
+//
+// RFC 9001, Section 4.1.3: "Implementations MUST treat any violations of this
+// requirement as a connection error of type PROTOCOL_VIOLATION."
 func (c *Conn) onCrypto(space recovery.Space, off uint64, data []byte) error {
 	s := &c.crypto[space]
 	if !c.server {
 		c.ver.fixed = true
+	}
+	if c.levelOver(space) && len(data) > 0 && off+uint64(len(data)) > s.taken {
+		return c.fail(ProtocolViolation, wire.FrameCrypto, "TLS bytes at a level that is over")
 	}
 	if space == recovery.AppData {
 		// A server's TLS has nothing to receive after the handshake, and a client
@@ -122,6 +141,12 @@ func (c *Conn) onCrypto(space recovery.Space, off uint64, data []byte) error {
 	}
 	c.feedCrypto(space)
 	return nil
+}
+
+// levelOver tells whether keys to read a higher encryption level are there.
+func (c *Conn) levelOver(space recovery.Space) bool {
+	return space == recovery.Initial && c.keys[recovery.Handshake].rx != nil ||
+		space == recovery.Handshake && c.app.rx != nil
 }
 
 // feedCrypto hands contiguous CRYPTO bytes to TLS, after routing where this
@@ -150,40 +175,10 @@ func (c *Conn) feedCrypto(space recovery.Space) {
 			c.emit(Event{Kind: EventSessionTicket, Data: clone(b)})
 		}
 	}
-	c.hs.Crypto(levelOf(space), b)
-	s.take(len(b))
-}
-
-// msgNewSessionTicket is the one TLS message that may follow the handshake.
-const (
-	msgNewSessionTicket   = 4
-	msgCertificateRequest = 13
-)
-
-// ticketMessages returns the whole messages at the start of b. RFC 9001,
-// Section 6: "Endpoints MUST treat the receipt of a TLS KeyUpdate message as a
-// connection error of type 0x010a". No other message is expected either.
-// Section 4.4: "servers MUST NOT send post-handshake TLS CertificateRequest
-// messages, and clients MUST treat receipt of such messages as a connection
-// error of type PROTOCOL_VIOLATION."
-func (c *Conn) ticketMessages(b []byte) []byte {
-	n := 0
-	for len(b)-n >= 4 {
-		if b[n] == msgCertificateRequest {
-			_ = c.fail(ProtocolViolation, wire.FrameCrypto, "TLS CertificateRequest after the handshake")
-			return nil
-		}
-		if b[n] != msgNewSessionTicket {
-			_ = c.fail(CryptoErrorBase+TransportErrorCode(AlertUnexpectedMessage), wire.FrameCrypto, "unexpected TLS message after the handshake")
-			return nil
-		}
-		size := 4 + int(b[n+1])<<16 + int(b[n+2])<<8 + int(b[n+3])
-		if size > len(b)-n {
-			break
-		}
-		n += size
+	if space != recovery.AppData || c.version == c.ver.original {
+		c.hs.Crypto(levelOf(space), b) // a session of another version than it began with is not resumed
 	}
-	return b[:n]
+	s.take(len(b))
 }
 
 // route chooses the configuration by the ClientHello, once it is whole, and
@@ -215,6 +210,10 @@ func (c *Conn) route(b []byte) bool {
 		// immediately close a connection [...] with a
 		// no_application_protocol TLS alert [...] if an application
 		// protocol is not negotiated."
+		//
+		// RFC 9001, Section 8.1: "The server MUST treat the inability to select
+		// a compatible application protocol as a connection error of type
+		// 0x0178 (no_application_protocol)."
 		c.refuse(&AlertError{Alert: AlertNoApplicationProtocol})
 		return false
 	}
@@ -279,6 +278,10 @@ func (c *Conn) onHandshakeEvent(e *HandshakeEvent) {
 		c.pendingTLS = e.TLS
 		c.maybeComplete()
 	case EventFailed:
+		// RFC 9001, Section 4.8: "As QUIC provides alternative mechanisms for
+		// connection termination and the TLS connection is only closed if an
+		// error is encountered, a QUIC endpoint MUST treat any alert from TLS
+		// as if it were at the "fatal" level."
 		alert := e.Alert
 		if alert == 0 {
 			alert = AlertInternalError
@@ -291,6 +294,10 @@ func (c *Conn) onHandshakeEvent(e *HandshakeEvent) {
 	}
 }
 
+// RFC 9001, Section 4.1.3: "When TLS provides keys for a higher encryption
+// level, if there is data from a previous encryption level that TLS has not
+// consumed, this MUST be treated as a connection error of type
+// PROTOCOL_VIOLATION."
 func (c *Conn) onSecret(e *HandshakeEvent) {
 	if e.Level == LevelInitial {
 		return
@@ -326,6 +333,9 @@ func (c *Conn) onSecret(e *HandshakeEvent) {
 	}
 	if e.Write {
 		c.level = max(c.level, e.Level)
+	} else if lower := spaceOf(e.Level) - 1; len(c.crypto[lower].have) > 0 {
+		_ = c.fail(ProtocolViolation, wire.FrameCrypto, "TLS bytes behind the last of a level")
+		return
 	}
 	c.dirty = true
 	switch {
@@ -379,6 +389,12 @@ func (c *Conn) takePeerParams(b []byte) bool {
 		return false
 	}
 	c.peerParams, c.haveParams = p, true
+	// RFC 9287, Section 3.1: "A server MUST set the QUIC Bit to 0 only after
+	// processing transport parameters from a client."
+	//
+	// RFC 9287, Section 3.1: "A server MUST NOT remember that a client
+	// negotiated the extension in a previous connection and set the QUIC Bit to
+	// 0 based on that information."
 	c.greases = p.GreaseBit && !c.cfg.NoGrease
 	c.ids.peerLimit = max(p.ActiveConnIDLimit, 2)
 	c.flow.sendMax = p.InitialMaxData
@@ -394,6 +410,9 @@ func (c *Conn) takePeerParams(b []byte) bool {
 		c.ids.remote[0].token, c.ids.remote[0].hasToken = p.ResetToken, true
 		c.useRemote(&c.path, 0)
 	}
+	// RFC 9000, Section 9.6.2: "A client MUST NOT use these for other
+	// connections, including connections that are resumed from the current
+	// connection."
 	if a := p.PreferredAddress; a != nil {
 		c.ids.remote = append(c.ids.remote, remoteID{seq: 1, id: a.ID, token: a.ResetToken, hasToken: true})
 	}
@@ -411,6 +430,12 @@ func (c *Conn) takePeerParams(b []byte) bool {
 // values received from a peer in these transport parameters and the value sent
 // in the corresponding Destination or Source Connection ID fields of Initial
 // packets."
+//
+// RFC 9000, Section 7.3: "Endpoints MUST validate that received transport
+// parameters match received connection ID values."
+//
+// RFC 9000, Section 7.3: "An endpoint MUST treat the absence of the
+// initial_source_connection_id transport parameter from either endpoint"
 func (c *Conn) checkParams(p *wire.TransportParams) error {
 	if !p.HasInitialSrc || len(c.ids.remote) == 0 || p.InitialSrc != c.ids.remote[0].id {
 		return errors.New("initial_source_connection_id does not match")
@@ -434,6 +459,20 @@ func (c *Conn) checkParams(p *wire.TransportParams) error {
 
 // maybeComplete ends the handshake once TLS is done and both 1-RTT keys are
 // there; crypto/tls reports the reading one last.
+//
+// RFC 9000, Section 7: "Endpoints MUST explicitly negotiate an application
+// protocol."
+//
+// RFC 9001, Section 8.1: "Unless another mechanism is used for agreeing on an
+// application protocol, endpoints MUST use ALPN for this purpose."
+//
+// RFC 9001, Section 8.1: "While [ALPN] only specifies that servers use this
+// alert, QUIC clients MUST use error 0x0178 to terminate a connection when ALPN
+// negotiation fails."
+//
+// RFC 9001, Section 8.1: "Similarly, a client MUST treat the selection of an
+// incompatible application protocol by a server as a connection error of type
+// 0x0178."
 func (c *Conn) maybeComplete() {
 	t := c.pendingTLS
 	if t == nil || c.app.rx == nil || c.app.tx == nil || c.state != stateHandshake {
@@ -455,6 +494,10 @@ func (c *Conn) maybeComplete() {
 		return
 	}
 	t.EarlyData = c.early.rx != nil || c.early.offered && !c.early.rejected
+	if !slices.Contains(c.cfg.NextProtos, t.ALPN) {
+		_ = c.fail(CryptoErrorBase+TransportErrorCode(AlertNoApplicationProtocol), 0, "no application protocol was agreed on")
+		return
+	}
 	c.tls = t
 	c.state = stateOpen
 	c.trace.State(c.now(), "handshake_completed")
@@ -508,7 +551,11 @@ func (c *Conn) admit() {
 		// the server when the handshake completes. The server MUST send a
 		// HANDSHAKE_DONE frame as soon as the handshake is complete." Here that is
 		// when the client was also found to be allowed.
+		//
+		// RFC 9000, Section 19.20: "Servers MUST NOT send a HANDSHAKE_DONE frame before
+		// completing the handshake."
 		c.hsDone = true
+		// RFC 9000, Section 19.7: "Clients MUST NOT send NEW_TOKEN frames."
 		c.tokenDue = c.cfg.Retry != RetryNever
 		c.confirm()
 		c.hs.Ticket()
@@ -535,6 +582,9 @@ func (c *Conn) confirm() {
 }
 
 // dropSpace forgets the keys of a packet number space and what is in flight there.
+//
+// RFC 9001, Section 4.9.1: "Endpoints MUST NOT send Initial packets after this
+// point."
 func (c *Conn) dropSpace(space recovery.Space) {
 	k := &c.keys[space]
 	if k.dropped {
@@ -552,31 +602,4 @@ func (c *Conn) dropSpace(space recovery.Space) {
 
 func (c *Conn) ownDst(id wire.ConnID) bool {
 	return slices.ContainsFunc(c.ids.local, func(l localID) bool { return l.id == id })
-}
-
-// onRetry starts over with the server's token (RFC 9000, Section 17.2.5).
-func (c *Conn) onRetry(b []byte, h *wire.LongHeader) {
-	// "A client MUST accept and process at most one Retry packet for each
-	// connection attempt. After the client has received and processed an Initial
-	// or Retry packet from the server, it MUST discard any subsequent Retry
-	// packets that it receives."
-	if c.server || c.retried || len(c.ids.remote) > 0 || h.Version != c.version || !c.ownDst(h.Dst) || h.Src == c.ids.initial {
-		return
-	}
-	tag := protect.RetryTag(c.version, c.ids.initial, b[:len(b)-16])
-	if !constantTimeEqual(tag, [16]byte(h.RetryTag)) {
-		c.ep.stats.DropDecrypt.Add(1)
-		return
-	}
-	c.retried = true
-	c.retrySrc = h.Src
-	c.ids.initial = h.Src
-	c.token = append([]byte(nil), h.Token...)
-	c.keys[recovery.Initial] = initialKeys(c.version, h.Src, false)
-	// RFC 9000, Section 17.2.3: "A client SHOULD attempt to resend data in 0-RTT
-	// packets after it sends a new Initial packet."
-	c.loss.OnRetry(c.requeueFunc)
-	c.crypto[recovery.Initial].rewind()
-	c.lastHeard = c.now()
-	c.dirty = true
 }

@@ -27,6 +27,9 @@ func (e *Endpoint) unknown(s *shard, r *rxBatch, id wire.ConnID) {
 		n := min(r.segment, len(data))
 		b := data[:n:n]
 		data = data[n:]
+		if e.hasResets() && e.reset(b, r) {
+			continue
+		}
 		if !wire.IsLong(b[0]) {
 			e.unknownShort(s, b, r, id)
 			continue
@@ -41,6 +44,9 @@ func (e *Endpoint) unknown(s *shard, r *rxBatch, id wire.ConnID) {
 			e.stats.DropUnknown.Add(1)
 			continue
 		}
+		// RFC 9000, Section 17.2.1: "Version-specific rules for the connection
+		// ID therefore MUST NOT influence a decision about whether to send a
+		// Version Negotiation packet."
 		if !slices.Contains(cfg.versions(), v) || !v.Known() {
 			e.negotiate(s, cfg, b, r, v, dst, src)
 			continue
@@ -53,6 +59,8 @@ func (e *Endpoint) unknown(s *shard, r *rxBatch, id wire.ConnID) {
 			}
 			continue
 		}
+		// RFC 9000, Section 5.2.2: "Servers MUST drop incoming packets under
+		// all other circumstances."
 		if err != nil || h.Type != wire.PacketInitial || cfg.NoGrease && !wire.HasFixedBit(b[0]) {
 			e.stats.DropUnknown.Add(1)
 			continue
@@ -77,6 +85,9 @@ func (e *Endpoint) initial(s *shard, cfg *Config, b []byte, h *wire.LongHeader, 
 	e.mu.RUnlock()
 	now := time.Now()
 	pressed := e.arrivals.add(now, cfg.RetryAbove)
+	// RFC 9000, Section 8.1.3: "When a server receives an Initial packet with
+	// an address validation token, it MUST attempt to validate the token,
+	// unless it has already completed address validation."
 	tok, valid := e.tokens.open(h, r.remote.Addr(), now)
 	if !valid && isRetryToken(h.Token) {
 		// Section 8.1.2: "the server SHOULD immediately close the connection with an
@@ -129,6 +140,8 @@ func (e *Endpoint) start(s *shard, cfg *Config, h *wire.LongHeader, r *rxBatch, 
 	}
 	c.path.init(0, r.remote, r.local, r.ifIndex, cfg)
 	c.testECN()
+	// RFC 9000, Section 8.1.4: "If the client IP address has changed, the
+	// server MUST adhere to the anti-amplification limit; see Section 8."
 	c.path.validated = !tok.issued.IsZero()
 	c.keys[recovery.Initial] = keys
 	c.firstDst = h.Dst
@@ -188,6 +201,12 @@ func authentic(b []byte, h *wire.LongHeader, rx *protect.Key) bool {
 }
 
 // sendRetry answers an Initial with a Retry (RFC 9000, Section 8.1.2).
+//
+// RFC 9000, Section 17.2.5.1: "This value MUST NOT be equal to the Destination
+// Connection ID field of the packet sent by the client."
+//
+// RFC 9000, Section 17.2.5.1: "A server MUST NOT send more than one Retry
+// packet in response to a single UDP datagram."
 func (e *Endpoint) sendRetry(s *shard, h *wire.LongHeader, r *rxBatch) {
 	var first [1]byte
 	_, _ = rand.Read(first[:])
@@ -197,6 +216,8 @@ func (e *Endpoint) sendRetry(s *shard, h *wire.LongHeader, r *rxBatch) {
 	}
 	scid, _ := wire.MakeConnID(id)
 	token := e.tokens.retry(h.Dst, scid, h.Version, r.remote.Addr(), time.Now())
+	// RFC 9369, Section 4.1: "If the server sends a Retry packet, it MUST use
+	// the original version."
 	b := wire.AppendRetry(make([]byte, 0, 256), h.Version, h.Src, scid, token, first[0])
 	tag := protect.RetryTag(h.Version, h.Dst, b)
 	b = append(b, tag[:]...)
@@ -225,6 +246,11 @@ func (e *Endpoint) refuse(s *shard, h *wire.LongHeader, r *rxBatch, code Transpo
 // server MUST NOT send more than one Version Negotiation packet in response to
 // a single UDP datagram", and only to one large enough to start a connection.
 func (e *Endpoint) negotiate(s *shard, cfg *Config, b []byte, r *rxBatch, v wire.Version, dst, src []byte) {
+	// RFC 9000, Section 5.2.2: "Servers MUST drop smaller packets that specify
+	// unsupported versions."
+	//
+	// RFC 9000, Section 6.1: "An endpoint MUST NOT send a Version Negotiation
+	// packet in response to receiving a Version Negotiation packet."
 	if v == 0 || len(b) < minDatagram {
 		e.stats.DropVersion.Add(1)
 		return
@@ -232,6 +258,17 @@ func (e *Endpoint) negotiate(s *shard, cfg *Config, b []byte, r *rxBatch, v wire
 	var random [5]byte
 	_, _ = rand.Read(random[:])
 	grease := wire.ReservedVersion(uint32(random[1])<<24 | uint32(random[2])<<16 | uint32(random[3])<<8 | uint32(random[4]))
+	// RFC 9000, Section 17.2.1: "The server MUST include the value from the
+	// Source Connection ID field of the packet it receives in the Destination
+	// Connection ID field."
+	//
+	// RFC 9000, Section 17.2.1: "The value for Source Connection ID MUST be
+	// copied from the Destination Connection ID of the received packet, which
+	// is initially randomly selected by a client."
+	//
+	// RFC 9368, Section 2.1: "This packet SHALL include each entry from the
+	// server's set of Offered Versions (see Section 5) in a Supported Version
+	// field."
 	out := wire.AppendVersionNegotiation(make([]byte, 0, 64), src, dst, append(slices.Clone(cfg.versions()), grease), random[0])
 	e.stats.VersionNegotiations.Add(1)
 	e.reply(s, r, out)
@@ -244,23 +281,37 @@ const (
 	maxResetLen = 42
 )
 
-// unknownShort looks for a stateless reset of ours, or answers with one.
-func (e *Endpoint) unknownShort(s *shard, b []byte, r *rxBatch, id wire.ConnID) {
-	if len(b) >= minResetLen {
-		tail := [16]byte(b[len(b)-16:])
-		e.mu.RLock()
-		c := e.resets[tail]
-		e.mu.RUnlock()
-		if c != nil {
-			// Perhaps: the connection compares it with the tokens of its addresses.
-			one := *r
-			one.data = b
-			if c.receive(&one) {
-				c.flushLate()
-			}
-			return
-		}
+// reset hands a datagram that ends in the token of a connection's to that
+// connection, which compares it with the tokens of its addresses. It reports
+// whether there is one.
+//
+// RFC 9000, Section 10.3.1: "However, the comparison MUST be performed when the
+// first packet in an incoming datagram either cannot be associated with a
+// connection or cannot be decrypted."
+func (e *Endpoint) reset(b []byte, r *rxBatch) bool {
+	if len(b) < minResetLen {
+		return false
 	}
+	i := e.resetIndex([16]byte(b[len(b)-16:]))
+	e.mu.RLock()
+	c := e.resets[i]
+	e.mu.RUnlock()
+	if c == nil {
+		return false
+	}
+	one := *r
+	one.data = b
+	if c.receive(&one) {
+		c.flushLate()
+	}
+	return true
+}
+
+// unknownShort answers with a stateless reset.
+//
+// RFC 9000, Section 11: "A stateless reset MUST NOT be used by an endpoint that
+// has the state necessary to send a frame on the connection."
+func (e *Endpoint) unknownShort(s *shard, b []byte, r *rxBatch, id wire.ConnID) {
 	e.stats.DropUnknown.Add(1)
 	// RFC 9000, Section 10.3.3: "An endpoint MUST ensure that every
 	// Stateless Reset that it sends is smaller than the packet that
@@ -268,12 +319,18 @@ func (e *Endpoint) unknownShort(s *shard, b []byte, r *rxBatch, id wire.ConnID) 
 	// Reset in response to a packet that is 43 bytes or shorter SHOULD send
 	// a Stateless Reset that is one byte shorter than the packet it
 	// responds to."
+	//
+	// RFC 9000, Section 10.3: "An endpoint MUST NOT send a Stateless Reset that
+	// is three times or more larger than the packet it receives to avoid being
+	// used for amplification."
 	size := min(len(b)-1, maxResetLen)
 	if e.cfg.Load() == nil || size < minResetLen || !e.resetsSent.allow(time.Now(), 100) {
 		return
 	}
 	out := make([]byte, size)
 	_, _ = rand.Read(out)
+	// RFC 9000, Section 10.3: "Endpoints MUST send Stateless Resets formatted
+	// as a packet with a short header."
 	out[0] = out[0]&0x3f | 0x40
 	t := resetToken(e.resetKey, id)
 	copy(out[size-len(t):], t[:])

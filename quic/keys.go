@@ -1,6 +1,7 @@
 package quic
 
 import (
+	"errors"
 	"time"
 
 	"github.com/quic-fsgw/quic-fsgw/quic/protect"
@@ -74,6 +75,14 @@ func (k *appKeys) due() bool { return k.rx != nil && k.tx != nil && k.nextRx == 
 // could reveal the value of the Key Phase on injected packets. After receiving a
 // key update, an endpoint SHOULD generate and save the next set of receive packet
 // protection keys".
+//
+// RFC 9001, Section 6.3: "Endpoints responding to an apparent key update MUST
+// NOT generate a timing side-channel signal that might indicate that the Key
+// Phase bit was invalid (see Section 9.5)."
+//
+// RFC 9001, Section 6.3: "For this reason, endpoints MUST be able to retain two
+// sets of packet protection keys for receiving packets: the current and the
+// next."
 func (k *appKeys) prepare() error {
 	rx, err := k.rx.Next()
 	if err != nil {
@@ -102,6 +111,13 @@ func (k *appKeys) mayUpdate() bool {
 // rotate moves both directions to the next phase. The previous receive keys
 // stay until the peer is heard in the new phase, however late that is, and then
 // for a while for packets that are out of order.
+//
+// RFC 9001, Section 6.1: "An endpoint MUST retain old keys until it has
+// successfully unprotected a packet sent using the new keys."
+//
+// RFC 9001, Section 6.4: "Packets with higher packet numbers MUST be protected
+// with either the same or newer packet protection keys than packets with lower
+// packet numbers."
 func (k *appKeys) rotate(nextPN uint64) error {
 	if k.due() { // our own update, right behind another
 		if err := k.prepare(); err != nil {
@@ -127,6 +143,18 @@ func (k *appKeys) rotate(nextPN uint64) error {
 
 // open removes the protection of a 1-RTT payload in place. updated reports
 // that the packet is the first of the peer's next phase.
+//
+// RFC 9001, Section 5.5: "Once an endpoint successfully receives a packet with
+// a given packet number, it MUST discard all packets in the same packet number
+// space with higher packet numbers if they cannot be successfully unprotected
+// with either the same key, or"
+//
+// RFC 9001, Section 5.5: "Similarly, a packet that appears to trigger a key
+// update but cannot be unprotected successfully MUST be discarded."
+//
+// RFC 9001, Section 6.4: "An endpoint that successfully removes protection with
+// old keys when newer keys were used for packets with lower packet numbers MUST
+// treat this as a connection error of type KEY_UPDATE_ERROR."
 func (k *appKeys) open(now time.Time, pto time.Duration, phase bool, pn uint64, payload, ad []byte) (plain []byte, updated bool, err error) {
 	key := k.rx
 	if phase != k.phase {
@@ -143,14 +171,23 @@ func (k *appKeys) open(now time.Time, pto time.Duration, phase bool, pn uint64, 
 	}
 	plain, err = key.Open(payload[:0], payload, ad, pn)
 	if err != nil {
+		// RFC 9001, Section 6.6: "In addition to counting packets sent,
+		// endpoints MUST count the number of received packets that fail
+		// authentication during the lifetime of a connection."
 		k.failed++
 		return nil, false, err
+	}
+	if key == k.prevRx && k.rxSeen && pn > k.rxLowest {
+		return nil, false, errOldKeys
 	}
 	if key == k.rx {
 		k.heard(now, pto, pn)
 	}
 	return plain, updated, nil
 }
+
+// errOldKeys: a packet was protected with older keys than one of a lower number.
+var errOldKeys = errors.New("quic: old keys for a newer packet")
 
 // heard notes that packet pn of the current phase was received.
 func (k *appKeys) heard(now time.Time, pto time.Duration, pn uint64) {

@@ -23,6 +23,9 @@ import (
 //  5. When full-size datagrams only get lost (a black hole), the path falls
 //     back to 1200 and the search begins below the size that failed.
 //
+// RFC 9000, Section 14.2.1: "An endpoint MUST NOT increase the PMTU based on
+// ICMP messages; see Item 6 in Section 3 of [DPLPMTUD]."
+//
 // ICMP messages are not listened to: RFC 8899, Section 4.6.1 would have their
 // contents validated, and probing alone finds the same.
 

@@ -39,6 +39,17 @@ func (c *Conn) ackPending(space recovery.Space) bool {
 }
 
 // appendAck appends an ACK frame if one is pending.
+//
+// RFC 9000, Section 13.2.6: "ACK frames MUST only be carried in a packet that
+// has the same packet number space as the packet being acknowledged; see
+// Section 12.1."
+//
+// RFC 9000, Section 13.2.6: "For instance, packets that are protected with
+// 1-RTT keys MUST be acknowledged in packets that are also protected with 1-RTT
+// keys."
+//
+// RFC 9000, Section 17.2.3: "An acknowledgment for a 1-RTT packet MUST be
+// carried in a 1-RTT packet."
 func (c *Conn) appendAck(b []byte, space recovery.Space, room int, pkt *recovery.SentPacket) []byte {
 	r := &c.recv[space]
 	if !c.ackPending(space) {
@@ -66,6 +77,19 @@ func (c *Conn) wantsSpace(space recovery.Space) bool {
 }
 
 // buildCoalesced builds one datagram of Initial and Handshake packets in b[:cap].
+//
+// RFC 9000, Section 8.1: "Clients MUST ensure that UDP datagrams containing
+// Initial packets have UDP payloads of at least 1200 bytes, adding PADDING
+// frames as necessary."
+//
+// RFC 9000, Section 12.2: "Senders MUST NOT coalesce QUIC packets with
+// different connection IDs into a single UDP datagram."
+//
+// RFC 9000, Section 14: "QUIC MUST NOT be used if the network path cannot
+// support a maximum datagram size of at least 1200 bytes."
+//
+// RFC 9001, Section 9.3: "First, the packet containing a ClientHello MUST be
+// padded to a minimum size."
 func (c *Conn) buildCoalesced(b []byte) int {
 	initial := c.wantsSpace(recovery.Initial)
 	handshake := c.wantsSpace(recovery.Handshake)
@@ -93,12 +117,22 @@ func (c *Conn) buildCoalesced(b []byte) int {
 }
 
 // buildLong appends an Initial or Handshake packet to b, within cap(b).
+//
+// RFC 9000, Section 12.5: "All other frame types MUST only be sent in the
+// application data packet number space."
 func (c *Conn) buildLong(b []byte, space recovery.Space, pad bool) []byte {
 	typ := wire.PacketInitial
 	var token []byte
 	if space == recovery.Handshake {
 		typ = wire.PacketHandshake
 	} else {
+		// RFC 9000, Section 8.1.2: "This token MUST be repeated by the client
+		// in all Initial packets it sends for that connection after it receives
+		// the Retry packet."
+		//
+		// RFC 9000, Section 8.1.3: "The client MUST include the token in all
+		// Initial packets it sends, unless a Retry replaces the token with a
+		// newer one."
 		token = c.token
 	}
 	k := &c.keys[space]
@@ -123,6 +157,9 @@ func (c *Conn) buildLong(b []byte, space recovery.Space, pad bool) []byte {
 		return b[:start]
 	}
 	c.probes[space] = max(0, c.probes[space]-1)
+	// RFC 9000, Section 14.1: "Similarly, a server MUST expand the payload of
+	// all UDP datagrams carrying ack-eliciting Initial packets to at least the
+	// smallest allowed maximum datagram size of 1200 bytes."
 	if pad && (!c.server || pkt.AckEliciting) {
 		b = wire.AppendPadding(b, cap(b)-protect.TagLen-len(b))
 		pkt.InFlight = true
@@ -141,6 +178,10 @@ func (c *Conn) buildLong(b []byte, space recovery.Space, pad bool) []byte {
 }
 
 // appendCrypto appends CRYPTO frames up to the limit on len(b).
+//
+// RFC 9001, Section 4.9: "If packets from a lower encryption level contain
+// CRYPTO frames, frames that retransmit that data MUST be sent at the same
+// encryption level."
 func (c *Conn) appendCrypto(b []byte, space recovery.Space, limit int, pkt *recovery.SentPacket) []byte {
 	s := &c.crypto[space]
 	for s.wants() {
@@ -160,6 +201,10 @@ func (c *Conn) appendCrypto(b []byte, space recovery.Space, limit int, pkt *reco
 }
 
 // recordSent tells loss recovery and congestion control of a sealed packet.
+//
+// RFC 9002, Section 7.5: "A sender MUST however count these packets as being
+// additionally in flight, since these packets add network load without
+// establishing packet loss."
 func (c *Conn) recordSent(space recovery.Space, pkt *recovery.SentPacket, size int) {
 	pkt.Size = uint16(min(size, 65535))
 	pkt.Sent = c.now()
@@ -191,6 +236,9 @@ func (c *Conn) recordSent(space recovery.Space, pkt *recovery.SentPacket, size i
 }
 
 // canSeal tells whether packets of a level can be sent.
+//
+// RFC 9001, Section 4.9: "Though an endpoint might retain older keys, new data
+// MUST be sent at the highest currently available encryption level."
 func (c *Conn) canSeal(level Level) bool {
 	if level == LevelApp {
 		return c.app.tx != nil && c.tls != nil
@@ -240,6 +288,9 @@ func (c *Conn) sealOn(p *path, b []byte, level Level, frames []byte, eliciting b
 	}
 	out := key.Seal(b[:hdr], b[hdr:], b[start:hdr], pn)
 	key.ProtectHeader(out[start:], hdr-pnLen-start, pnLen)
+	if level == LevelApp {
+		c.app.sealed++ // countSealed acts on it
+	}
 	pkt := recovery.SentPacket{PN: pn, Path: p.id, AckEliciting: eliciting, InFlight: true}
 	c.recordSent(space, &pkt, len(out)-start)
 	return out
@@ -259,6 +310,17 @@ func (c *Conn) buildShort(b *outBatch, slot []byte, mode int) int {
 	bulk := b.bulk && mode == packAll
 	b.bulk = false
 	if mode != packAcks && !bulk {
+		// RFC 9221, Section 5: "Like STREAM frames, DATAGRAM frames contain
+		// application data and MUST be protected with either 0-RTT or 1-RTT
+		// keys."
+		//
+		// RFC 9221, Section 5.4: "The sender MUST either delay sending the
+		// frame until the controller allows it or drop the frame without
+		// sending it (at which point it MAY notify the application)."
+		//
+		// RFC 9221, Section 6: "All application data transmitted with the
+		// DATAGRAM frame, like the STREAM frame, MUST be protected either by
+		// 0-RTT or 1-RTT keys."
 		front = c.appendDatagrams(front, room, &pkt) // first, as they fit whole or not at all
 	}
 	data := len(front)
@@ -283,11 +345,16 @@ func (c *Conn) buildShort(b *outBatch, slot []byte, mode int) int {
 		if last.stream == nil {
 			front = c.appendControl(front, room, &pkt) // that streams are blocked is known only now
 		}
+		// RFC 9002, Section 6.2.4: "All probe packets sent on a PTO MUST be
+		// ack-eliciting."
 		if mode == packProbe && !pkt.AckEliciting && len(front) < room {
 			front = wire.AppendPing(front)
 			pkt.AckEliciting = true
 		}
 	}
+	// RFC 9000, Section 12.4: "The payload of a packet that contains frames
+	// MUST contain at least one frame, and MAY contain multiple frames and
+	// multiple frame types."
 	if !pkt.AckEliciting && (!ackOnly || !c.ackDue(recovery.AppData)) {
 		return 0
 	}
@@ -312,6 +379,10 @@ func (c *Conn) buildShort(b *outBatch, slot []byte, mode int) int {
 }
 
 // leastPayload is how long the payload of a 1-RTT packet must be.
+//
+// RFC 9001, Section 9.5: "For the sending of packets, construction and
+// protection of packet payloads and packet numbers MUST be free from side
+// channels that would reveal the packet number or its encoded size."
 func (c *Conn) leastPayload(hdr, pnLen int) int {
 	// RFC 9001, Section 5.4.2: the sample of header protection begins four bytes
 	// behind the packet number's start.
@@ -328,15 +399,37 @@ func (c *Conn) leastPayload(hdr, pnLen int) int {
 // RFC 9001, Section 6.6: "Endpoints MUST initiate a key update before sending
 // more protected packets than the confidentiality limit for the selected AEAD
 // permits."
+//
+// RFC 9000, Section 12.3: "If the packet number for sending reaches 2^62-1, the
+// sender MUST close the connection without sending a CONNECTION_CLOSE frame or
+// any further packets"
+//
+// RFC 9001, Section 5.3: "An endpoint MUST initiate a key update (Section 6)
+// prior to exceeding any limit set for the AEAD that is in use."
+//
+// RFC 9001, Section 6.6: "Endpoints MUST count the number of encrypted packets
+// for each set of keys."
+//
+// RFC 9001, Section 6.6: "If the total number of encrypted packets with the
+// same key exceeds the confidentiality limit for the selected AEAD, the
+// endpoint MUST stop using those keys."
+//
+// RFC 9001, Section 6.6: "If a key update is not possible or integrity limits
+// are reached, the endpoint MUST stop using the connection and only send
+// stateless resets in response to receiving packets."
 func (c *Conn) countSealed(n int) {
 	c.app.sealed += uint64(n)
 	limit := c.app.maxSealed
+	if c.loss.Exhausted(recovery.AppData) {
+		c.abandon(&TransportError{Code: InternalError, Reason: "all packet numbers are used"})
+		return
+	}
 	if c.app.sealed < limit-limit/8 {
 		return
 	}
 	if c.confirmed && c.app.mayUpdate() {
 		_ = c.updateKeys()
-	} else if c.app.sealed >= limit {
+	} else if c.app.sealed >= limit-limit/16 { // a batch and CONNECTION_CLOSE are still to be sealed
 		_ = c.fail(AEADLimitReached, 0, "confidentiality limit reached before keys could be updated")
 	}
 }

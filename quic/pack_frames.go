@@ -123,6 +123,9 @@ func (c *Conn) appendConnIDs(b []byte, room int, add func(recovery.Record)) []by
 	for i := range c.ids.local {
 		l := &c.ids.local[i]
 		if l.need && room-len(b) >= maxFrameLen {
+			// RFC 9000, Section 19.15: "The value in the Retire Prior To field
+			// MUST be less than or equal to the value in the Sequence Number
+			// field."
 			b = wire.AppendNewConnectionID(b, l.seq, min(c.ids.prior, l.seq), l.id, resetToken(c.ep.resetKey, l.id))
 			l.need = false
 			add(recovery.Record{Kind: recNewConnID, ID: l.seq})
@@ -240,6 +243,9 @@ func wantsMore(s *Stream, sp span, n int) bool {
 
 // nextSpan returns what a stream may send next. ok is false when it has
 // nothing to send now: then it leaves the queue.
+//
+// RFC 9000, Section 2.2: "An endpoint MUST NOT send data on any stream without
+// ensuring that it is within the flow control limits set by its peer."
 func (c *Conn) nextSpan(s *Stream) (sp span, again, ok bool) {
 	w := &s.snd
 	if s.gone || w.reset || c.holds(s) {
@@ -249,6 +255,15 @@ func (c *Conn) nextSpan(s *Stream) (sp span, again, ok bool) {
 	if again {
 		return sp, true, true
 	}
+	// RFC 9000, Section 4.1: "Senders MUST NOT send data in excess of either
+	// limit."
+	//
+	// RFC 9000, Section 19.9: "The sum of the final sizes on all streams --
+	// including streams in terminal states -- MUST NOT exceed the value
+	// advertised by a receiver."
+	//
+	// RFC 9000, Section 19.10: "The data sent on a stream MUST NOT exceed the
+	// largest maximum stream data value advertised by the receiver."
 	limit := min(w.max, sp.start+(c.flow.sendMax-c.flow.sent))
 	if sp.start < sp.end && sp.start >= limit {
 		c.noteBlocked(s)

@@ -1,8 +1,10 @@
 package quic
 
 import (
+	"crypto/rand"
 	"math"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/quic-fsgw/quic-fsgw/quic/recovery"
@@ -32,8 +34,8 @@ type path struct {
 	gsoFault faultPattern // batches only get lost
 	noGSO    bool
 
-	challenge      [8]byte
-	challenging    bool // challenge is out and unanswered
+	challenges     [maxChallenges][8]byte // sent and unanswered, the newest first
+	challenging    bool                   // and it is still waited for
 	needChallenge  bool
 	challengeSmall bool // a challenge of this round went out in less than 1200 bytes
 	challengeSent  time.Time
@@ -52,6 +54,11 @@ func (p *path) init(id uint8, remote netip.AddrPort, local netip.Addr, ifIndex i
 // RFC 9000, Section 8.1: "Prior to validating the client address, servers MUST
 // NOT send more than three times as many bytes as the number of bytes they have
 // received."
+//
+// RFC 9000, Section 8: "Therefore, after receiving packets from an address that
+// is not yet validated, an endpoint MUST limit the amount of data it sends to
+// the unvalidated address to three times the amount of data received from that
+// address."
 func (p *path) amplificationCredit() int {
 	if p.validated {
 		return math.MaxInt32
@@ -62,6 +69,9 @@ func (p *path) amplificationCredit() int {
 	return int(min(3*p.received-p.sent, maxDatagramSize))
 }
 
+// RFC 9000, Section 8.1: "For the purposes of avoiding amplification prior to
+// address validation, servers MUST count all of the payload bytes received in
+// datagrams that are uniquely attributed to a single connection."
 func (p *path) onReceived(n int) {
 	if !p.validated {
 		p.received += uint64(n)
@@ -79,4 +89,24 @@ func (p *path) setMTU(n int) {
 	p.mtu = n
 	p.cc.SetMaxDatagram(n)
 	p.pacer.SetMaxDatagram(n)
+}
+
+// maxChallenges is how many PATH_CHALLENGE frames of a validation may be answered.
+const maxChallenges = 4
+
+// newChallenge makes the data of the next PATH_CHALLENGE frame. Those before it
+// can still be answered.
+//
+// RFC 9000, Section 8.2.1: "The endpoint MUST use unpredictable data in every
+// PATH_CHALLENGE frame so that it can associate the peer's response with the
+// corresponding PATH_CHALLENGE."
+func (p *path) newChallenge() [8]byte {
+	copy(p.challenges[1:], p.challenges[:])
+	_, _ = rand.Read(p.challenges[0][:]) // never fails
+	return p.challenges[0]
+}
+
+// answeredBy tells whether data is that of a challenge that is waited for.
+func (p *path) answeredBy(data [8]byte) bool {
+	return p.challenging && data != [8]byte{} && slices.Contains(p.challenges[:], data)
 }

@@ -29,6 +29,7 @@ type probe struct {
 // to, and the connection ID that it was answered with.
 type probedPath struct {
 	remote netip.AddrPort
+	local  netip.Addr // ours
 	seq    uint64
 	valid  bool
 }
@@ -97,8 +98,18 @@ func (c *Conn) mayMigrate() error {
 		// the handshake is confirmed".
 		return errMigrateEarly
 	case c.peerParams.DisableActiveMigration && !c.atPreferred():
-		// Section 18.2: disable_active_migration "does not prohibit the use of connection
-		// migration after a client has acted on a preferred_address transport parameter."
+		// RFC 9000, Section 18.2: "An endpoint that receives this transport
+		// parameter MUST NOT use a new local address when sending to the
+		// address that the peer used during the handshake."
+		//
+		// RFC 9000, Section 9: "If the peer sent the disable_active_migration
+		// transport parameter, an endpoint also MUST NOT send packets
+		// (including probing packets; see Section 9.1) from a different local
+		// address to the address the peer used during the handshake"
+		//
+		// RFC 9000, Section 18.2: "This transport parameter does not prohibit
+		// connection migration after a client has acted on a preferred_address
+		// transport parameter."
 		return errMigrateDisabled
 	case c.probe != nil:
 		return ErrMigrating
@@ -108,6 +119,9 @@ func (c *Conn) mayMigrate() error {
 
 // startProbe begins to validate a path, through a socket of its own or, with nil,
 // the connection's.
+//
+// RFC 9000, Section 21.5.3: "A client MUST NOT send non-probing frames to a
+// preferred address prior to validating that address; see Section 8."
 func (c *Conn) startProbe(remote netip.AddrPort, local netip.Addr, via *shard) (*probe, error) {
 	seq, ok := c.unusedRemote()
 	if !ok {
@@ -125,6 +139,13 @@ func (c *Conn) startProbe(remote netip.AddrPort, local netip.Addr, via *shard) (
 }
 
 // endProbe moves to the path that was probed or, with an error, gives it up.
+//
+// RFC 9000, Section 9.6.1: "If path validation fails, the client MUST continue
+// sending all future packets to the server's original IP address."
+//
+// RFC 9000, Section 9.6.3: "If path validation of the server's preferred
+// address succeeds, the client MUST abandon validation of the original address
+// and migrate to using the server's preferred address."
 func (c *Conn) endProbe(err error) {
 	m := c.probe
 	c.probe = nil
@@ -157,6 +178,9 @@ func (c *Conn) endProbe(err error) {
 }
 
 // goToPreferred follows the server's wish, if it does not lead astray.
+//
+// RFC 9000, Section 9.6.2: "A client that migrates to a preferred address MUST
+// validate the address it chooses before migrating; see Section 21.5.3."
 func (c *Conn) goToPreferred() {
 	a := c.peerParams.PreferredAddress
 	if a == nil || c.cfg.StayAtAddress {
@@ -274,7 +298,7 @@ func (c *Conn) refusesMove(dst wire.ConnID, src *packetSource) bool {
 // seqFor is the connection ID to answer an address with that is on no path: the
 // one it was answered with before, or one that was not used yet.
 func (c *Conn) seqFor(src *packetSource) (uint64, bool) {
-	if c.probed.valid && c.probed.remote == src.remote {
+	if c.probed.valid && c.probed.remote == src.remote && c.probed.local == src.local {
 		return c.probed.seq, true
 	}
 	seq, ok := c.unusedRemote()
@@ -284,7 +308,7 @@ func (c *Conn) seqFor(src *packetSource) (uint64, bool) {
 	if c.probed.valid {
 		c.retireRemote(c.probed.seq)
 	}
-	c.probed = probedPath{remote: src.remote, seq: seq, valid: true}
+	c.probed = probedPath{remote: src.remote, local: src.local, seq: seq, valid: true}
 	c.ids.taken = max(c.ids.taken, seq)
 	return seq, true
 }

@@ -84,6 +84,12 @@ func (c *Conn) compact() {
 	}
 }
 
+// RFC 9000, Section 12.2: "Receivers MUST be able to process coalesced
+// packets."
+//
+// RFC 9000, Section 12.2: "The receiver of coalesced QUIC packets MUST
+// individually process each QUIC packet and separately acknowledge them, as if
+// they were received as the payload of different UDP datagrams."
 func (c *Conn) processDatagram(b []byte, src *packetSource) {
 	if c.state >= stateClosing {
 		c.onClosedPacket(len(b))
@@ -108,13 +114,17 @@ func (c *Conn) processDatagram(b []byte, src *packetSource) {
 	opened := false
 	first := true
 	var dst wire.ConnID
-	for whole := b; len(b) > 0 && c.state < stateClosing; first = false {
+	whole := b
+	for ; len(b) > 0 && c.state < stateClosing; first = false {
 		// RFC 9000, Section 17.2: "Packets containing a zero value for this bit are
 		// not valid packets in this version and MUST be discarded."
 		//
 		// RFC 9287, Section 3: "An endpoint that advertises the grease_quic_bit
 		// transport parameter MUST accept packets with the QUIC Bit set to a value of
 		// 0."
+		//
+		// RFC 9000, Section 17.3.1: "Packets containing a zero value for this
+		// bit are not valid packets in this version and MUST be discarded."
 		if c.cfg.NoGrease && !wire.HasFixedBit(b[0]) && !isVersionNegotiation(b) {
 			c.ep.stats.DropHeader.Add(1)
 			break
@@ -140,11 +150,18 @@ func (c *Conn) processDatagram(b []byte, src *packetSource) {
 		} else if h.Dst != dst {
 			break
 		}
+		// RFC 9000, Section 12.2: "For example, if decryption fails (because
+		// the keys are not available or for any other reason), the receiver MAY
+		// either discard or buffer the packet for later processing and MUST
+		// attempt to process the remaining packets."
 		opened = c.processLong(b[:h.Len:h.Len], &h, src, len(whole)) || opened
 		b = b[h.Len:]
 	}
+	// RFC 9000, Section 10.3.1: "However, the comparison MUST be performed when
+	// the first packet in an incoming datagram either cannot be associated with
+	// a connection or cannot be decrypted."
 	if !opened && c.state < stateClosing {
-		c.checkReset(b, src)
+		c.checkReset(whole, src)
 	}
 }
 
@@ -166,11 +183,15 @@ func isVersionNegotiation(b []byte) bool {
 }
 
 // checkReset looks for a stateless reset in a datagram of which nothing could be opened.
+//
+// RFC 9000, Section 10.3: "However, endpoints MUST treat any packet ending in a
+// valid stateless reset token as a Stateless Reset, as other QUIC versions
+// might allow the use of a long header."
 func (c *Conn) checkReset(b []byte, src *packetSource) {
 	// RFC 9000, Section 10.3.1: "An endpoint MUST NOT check for any stateless reset
 	// tokens associated with connection IDs it has not used or for connection IDs
 	// that have been retired." The one in use belongs to the path's address.
-	if len(b) < minResetLen || wire.IsLong(b[0]) {
+	if len(b) < minResetLen {
 		return
 	}
 	for _, p := range c.eachPath() {
@@ -178,6 +199,10 @@ func (c *Conn) checkReset(b []byte, src *packetSource) {
 			continue
 		}
 		if r := c.ids.remoteBySeq(p.peerSeq); r != nil && r.hasToken && constantTimeEqual(r.token, [16]byte(b[len(b)-16:])) {
+			// RFC 9000, Section 10.3.1: "If the last 16 bytes of the datagram
+			// are identical in value to a stateless reset token, the endpoint
+			// MUST enter the draining period and not send any further packets
+			// on this connection."
 			c.finish(stateDraining, &StatelessResetError{})
 			return
 		}
@@ -193,6 +218,11 @@ func (c *Conn) processLong(b []byte, h *wire.LongHeader, src *packetSource, data
 		c.onRetry(b, h)
 		return false
 	case wire.Packet0RTT:
+		// RFC 9001, Section 4.6.2: "When rejecting 0-RTT, a server MUST NOT
+		// process any 0-RTT packets, even if it could."
+		//
+		// RFC 9001, Section 5.6: "A client MUST NOT attempt to decrypt 0-RTT
+		// packets it receives and instead MUST discard them."
 		return c.process0RTT(b, h, src)
 	}
 	if !c.server && len(h.Token) > 0 {
@@ -207,6 +237,10 @@ func (c *Conn) processLong(b []byte, h *wire.LongHeader, src *packetSource, data
 	if h.Type == wire.PacketHandshake {
 		space = recovery.Handshake
 	} else if c.server && datagram < minDatagram {
+		// RFC 9000, Section 14: "Therefore, an endpoint MUST NOT close a
+		// connection when it receives a datagram that does not meet size
+		// constraints; the endpoint MAY discard such datagrams."
+		//
 		// RFC 9000, Section 14.1: "A server MUST discard an Initial packet that is
 		// carried in a UDP datagram with a payload that is smaller than the
 		// smallest allowed maximum datagram size of 1200 bytes."
@@ -259,10 +293,22 @@ func (c *Conn) processLong(b []byte, h *wire.LongHeader, src *packetSource, data
 
 // onLongOpened does what the first authentic packets of a handshake bring
 // along: the peer's connection ID, proof of its address, dropped keys.
+//
+// RFC 9000, Section 7.2: "Once a client has received a valid Initial packet
+// from the server, it MUST discard any subsequent packet it receives on that
+// connection with a different Source Connection ID."
+//
+// RFC 9000, Section 7.2: "A client MUST change the Destination Connection ID it
+// uses for sending packets in response to only the first received Initial or
+// Retry packet."
+//
+// RFC 9000, Section 7.2: "A server MUST set the Destination Connection ID it
+// uses for sending packets based on the first received Initial packet."
 func (c *Conn) onLongOpened(h *wire.LongHeader, space recovery.Space) bool {
-	if len(c.ids.remote) == 0 {
+	if !c.ids.hasPeer {
+		c.ids.peer, c.ids.hasPeer = h.Src, true
 		c.ids.remote = append(c.ids.remote, remoteID{id: h.Src})
-	} else if c.ids.remote[0].seq == 0 && c.ids.remote[0].id != h.Src {
+	} else if c.ids.peer != h.Src {
 		// RFC 9000, Section 7.2: "Any further changes to the Destination Connection
 		// ID are only permitted if the values are taken from NEW_CONNECTION_ID
 		// frames; if subsequent Initial packets include a different Source
@@ -289,6 +335,10 @@ func (c *Conn) validatePath() {
 	}
 }
 
+// RFC 9001, Section 9.5: "For authentication to be free from side channels, the
+// entire process of header protection removal, packet number recovery, and
+// packet protection removal MUST be applied together without timing and other
+// side channels."
 func (c *Conn) processShort(b []byte, src *packetSource) bool {
 	idLen := c.ep.layout.Size()
 	if c.app.rx == nil || !c.mayReadApp() {
@@ -298,6 +348,8 @@ func (c *Conn) processShort(b []byte, src *packetSource) bool {
 	if c.app.resting {
 		c.app.wake()
 	}
+	// RFC 9000, Section 10.3: "Endpoints MUST discard packets that are too
+	// small to be valid QUIC packets."
 	if len(b) < 1+idLen+20 {
 		c.ep.stats.DropHeader.Add(1)
 		return false
@@ -312,10 +364,17 @@ func (c *Conn) processShort(b []byte, src *packetSource) bool {
 	pn := wire.DecodePacketNumber(c.largest(recovery.AppData), truncated, pnLen)
 	hdr := pnAt + pnLen
 	payload, updated, err := c.app.open(c.now(), c.pto(), wire.KeyPhase(b[0]), pn, b[hdr:], b[:hdr])
+	if err == errOldKeys {
+		_ = c.fail(KeyUpdateError, 0, err.Error())
+		return true
+	}
 	if err != nil {
 		c.onDecryptFailure(c.app.maxFailed)
 		return false
 	}
+	// RFC 9000, Section 12.3: "Duplicate suppression MUST happen after removing
+	// packet protection for the reasons described in Section 9.5 of
+	// [QUIC-TLS]."
 	if c.recv[recovery.AppData].Duplicate(pn) {
 		c.ep.stats.DropDuplicate.Add(1)
 		return true
@@ -344,6 +403,9 @@ func (c *Conn) largest(space recovery.Space) int64 {
 // protected packets before the TLS handshake is complete." "Even if it has
 // 1-RTT secrets, a client MUST NOT process incoming 1-RTT protected packets
 // before the TLS handshake is complete."
+//
+// RFC 9001, Section 5.7: "Endpoints in either role MUST NOT decrypt 1-RTT
+// packets from their peer prior to completing the handshake."
 func (c *Conn) mayReadApp() bool { return c.tls != nil }
 
 func (c *Conn) onDecryptFailure(limit uint64) {
@@ -377,6 +439,11 @@ func (c *Conn) onPeerKeyUpdate(pn uint64) bool {
 		_ = c.fail(KeyUpdateError, 0, "too many key updates")
 		return false
 	}
+	// RFC 9001, Section 6.2: "The endpoint MUST update its send keys to the
+	// corresponding key phase in response, as described in Section 6.1."
+	//
+	// RFC 9001, Section 6.2: "Sending keys MUST be updated before sending an
+	// acknowledgment for the packet that was received with updated keys."
 	if err := c.updateKeys(); err != nil {
 		_ = c.fail(InternalError, 0, "key update")
 		return false
@@ -395,6 +462,9 @@ func (c *Conn) finishPacket(space recovery.Space, t wire.PacketType, dst wire.Co
 		c.ep.stats.DropUnknown.Add(1)
 		return
 	}
+	// RFC 9000, Section 13.1: "A packet MUST NOT be acknowledged until packet
+	// protection has been successfully removed and all frames contained in the
+	// packet have been processed."
 	err := c.processFrames(&f, payload)
 	if err == errOverBudget {
 		c.ep.stats.DropBudget.Add(1)

@@ -65,6 +65,9 @@ type piece struct {
 	cost  int        // plain heap: bytes charged
 }
 
+// RFC 9000, Section 2.2: "Endpoints MUST be able to deliver stream data to an
+// application as an ordered byte stream."
+//
 // A recvBuf puts a stream's bytes in order.
 type recvBuf struct {
 	store   *pieceStore // lends queue its memory while there is something unread

@@ -118,6 +118,9 @@ func (c *Conn) flush() {
 func (c *Conn) sendHandshake() {
 	for c.state < stateClosing && c.blocked == nil {
 		probe := c.probes[recovery.Initial]+c.probes[recovery.Handshake] > 0
+		// RFC 9000, Section 14.1: "The server MUST also limit the number of
+		// bytes it sends before validating the address of the client; see
+		// Section 8."
 		credit := c.path.amplificationCredit()
 		if credit < minDatagram {
 			return
@@ -201,6 +204,8 @@ func (c *Conn) fillBatch(b *outBatch, maxSegments int) bool {
 		if credit < c.path.mtu {
 			mode, probe = packAcks, false // what little may be sent is kept for validation
 		} else if probe {
+			// RFC 9002, Section 7.5: "Probe packets MUST NOT be blocked by the
+			// congestion controller."
 			mode = packProbe
 		} else if budget < cap(slot) || c.loss.Full(recovery.AppData) {
 			// A peer that acknowledges nothing cannot make us remember without bound.
@@ -233,6 +238,11 @@ func (c *Conn) fillBatch(b *outBatch, maxSegments int) bool {
 
 // budget returns how many bytes congestion control and pacing allow now, and
 // when pacing will allow more.
+//
+// RFC 9002, Section 7: "An endpoint MUST NOT send a packet if it would cause
+// bytes_in_flight (see Appendix B.2) to be larger than the congestion window,
+// unless the packet is sent on a PTO timer expiration (see Section 6.2) or when
+// entering recovery (see Section 7"
 func (c *Conn) budget() (int, time.Time) {
 	p := &c.path
 	cwnd := p.cc.Window() - c.loss.InFlight() - p.search.reserve
@@ -284,6 +294,8 @@ func (c *Conn) trySend(b *outBatch) bool {
 		// batch counts as lost when nothing is heard of it.
 		if segment > minDatagram && p.mtu > minDatagram {
 			c.lowerMTU(segment)
+		} else {
+			c.tooSmall()
 		}
 	case errors.Is(err, udp.ErrNoBuffers):
 		// More would be lost, too: the device queue needs time to drain.
@@ -294,6 +306,19 @@ func (c *Conn) trySend(b *outBatch) bool {
 		c.ep.stats.SendErrors.Add(1)
 	}
 	return true
+}
+
+// tooSmall ends the connection: what every path of QUIC carries does not leave
+// this host.
+//
+// RFC 9000, Section 14: "QUIC MUST NOT be used if the network path cannot
+// support a maximum datagram size of at least 1200 bytes."
+//
+// RFC 9000, Section 14.2: "it MUST immediately cease sending QUIC packets,
+// except for those in PMTU probes or those containing CONNECTION_CLOSE frames,
+// on the affected path."
+func (c *Conn) tooSmall() {
+	_ = c.fail(NoViablePath, 0, "the interface takes no datagrams of 1200 bytes")
 }
 
 // onWritable is called by the socket, from a goroutine of its own.
@@ -328,17 +353,29 @@ func (c *Conn) sendDatagram(p *path, b []byte) {
 
 // sendPathFrames sends PATH_CHALLENGE and PATH_RESPONSE, in datagrams of their
 // own, on the path they belong to.
+//
+// RFC 9000, Section 8.2.2: "An endpoint MUST NOT delay transmission of a packet
+// containing a PATH_RESPONSE frame unless constrained by congestion control."
 func (c *Conn) sendPathFrames() {
 	for _, p := range c.eachPath() {
 		if p == nil || !p.needChallenge && !p.needResponse {
 			continue
 		}
+		if p == &c.path && c.loss.InFlight()+minDatagram > p.cc.Window() {
+			continue // until acknowledgements make room
+		}
+		if p.amplificationCredit() < minSlot {
+			continue // until more comes from there
+		}
 		var frames []byte
 		if p.needChallenge {
-			frames = wire.AppendPathChallenge(frames, p.challenge)
+			frames = wire.AppendPathChallenge(frames, p.newChallenge())
 			p.needChallenge = false
 			p.challengeSmall = p.challengeSmall || p.amplificationCredit() < minDatagram
 		}
+		// RFC 9000, Section 8.2.2: "An endpoint MUST NOT send more than one
+		// PATH_RESPONSE frame in response to one PATH_CHALLENGE frame; see
+		// Section 13.3."
 		if p.needResponse {
 			frames = wire.AppendPathResponse(frames, p.response)
 			p.needResponse = false
@@ -352,6 +389,14 @@ func (c *Conn) sendPathFrames() {
 // smallest allowed maximum datagram size of 1200 bytes, unless the
 // anti-amplification limit for the path does not permit sending a datagram of
 // this size." The same holds for PATH_RESPONSE (Section 8.2.2).
+//
+// RFC 9000, Section 8.2.2: "An endpoint MUST expand datagrams that contain a
+// PATH_RESPONSE frame to at least the smallest allowed maximum datagram size of
+// 1200 bytes."
+//
+// RFC 9000, Section 8.2.2: "However, an endpoint MUST NOT expand the datagram
+// containing the PATH_RESPONSE if the resulting data exceeds the
+// anti-amplification limit."
 func (c *Conn) sendProbing(p *path, frames []byte) {
 	size := min(minDatagram, p.amplificationCredit())
 	dst, ok := c.dstOf(p)

@@ -54,6 +54,11 @@ func (c *chunk) end() uint64  { return c.off + uint64(c.n) }
 
 // A sendBuf holds the bytes of a stream from the first unacknowledged one to
 // the last one written, and knows which of them have to be sent (again).
+//
+// RFC 9000, Section 2.2: "The data at a given offset MUST NOT change if it is
+// sent multiple times; an endpoint MAY treat receipt of different data at the
+// same offset within a stream as a connection error of type
+// PROTOCOL_VIOLATION."
 type sendBuf struct {
 	chunks []*chunk // contiguous
 	start  uint64   // everything below is acknowledged

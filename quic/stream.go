@@ -254,6 +254,9 @@ func (s *Stream) room() int {
 }
 
 // writeErr tells why writing is over, or nil. Called with the lock held.
+//
+// RFC 9000, Section 4.5: "An endpoint MUST NOT send data on a stream at or
+// beyond the final size."
 func (s *Stream) writeErr() error {
 	w := &s.snd
 	switch {
@@ -326,6 +329,9 @@ func (s *Stream) CancelRead(code uint64) {
 
 // CancelWrite abandons the sending direction: unsent and unacknowledged bytes
 // are dropped and the peer gets RESET_STREAM with code.
+//
+// RFC 9000, Section 11.2: "RESET_STREAM MUST only be instigated by the
+// application protocol that uses QUIC."
 func (s *Stream) CancelWrite(code uint64) {
 	c := s.conn
 	c.lock()
@@ -337,12 +343,22 @@ func (s *Stream) CancelWrite(code uint64) {
 
 // resetSend starts a reset. RFC 9000, Section 3.1: once all data is
 // acknowledged there is nothing to reset.
+//
+// RFC 9000, Section 3.3: "A sender MUST NOT send any of these frames from a
+// terminal state ("Data Recvd" or "Reset Recvd")."
+//
+// RFC 9000, Section 3.3: "A sender MUST NOT send a STREAM or
+// STREAM_DATA_BLOCKED frame for a stream in the "Reset Sent" state or any
+// terminal state -- that is, after sending a RESET_STREAM frame."
+//
+// RFC 9000, Section 13.3: "The content of a RESET_STREAM frame MUST NOT change
+// when it is sent again."
 func (s *Stream) resetSend(code uint64) {
 	w := &s.snd
 	if !w.exists || w.reset || w.finAcked {
 		return
 	}
-	w.reset, w.resetCode, w.needReset = true, code, true
+	w.reset, w.resetCode, w.needReset, w.blocked = true, code, true, false
 	w.buf.end = w.buf.next // the final size: what was sent at least once
 	w.buf.discard()
 	s.conn.emitStream(s, SendResetSent)

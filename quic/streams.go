@@ -82,6 +82,8 @@ func (c *Conn) OpenStream(ctx context.Context) (*Stream, error) { return c.open(
 // OpenUniStream opens a stream on which only this end sends.
 func (c *Conn) OpenUniStream(ctx context.Context) (*Stream, error) { return c.open(ctx, 1) }
 
+// RFC 9000, Section 2.1: "A QUIC endpoint MUST NOT reuse a stream ID within a
+// connection."
 func (c *Conn) open(ctx context.Context, kind int) (*Stream, error) {
 	for {
 		c.lock()
@@ -91,6 +93,11 @@ func (c *Conn) open(ctx context.Context, kind int) (*Stream, error) {
 			c.unlock()
 			return nil, err
 		}
+		// RFC 9000, Section 4.6: "Endpoints MUST NOT exceed the limit set by
+		// their peer."
+		//
+		// RFC 9000, Section 19.11: "An endpoint MUST NOT open more streams than
+		// permitted by the current stream limit set by its peer."
 		if c.mayOpen() && t.next[kind] < t.max[kind] {
 			id := t.next[kind]<<2 | c.initiator(true) | uint64(kind)<<1
 			t.next[kind]++
@@ -169,6 +176,26 @@ func (c *Conn) acceptInPlace(ctx context.Context, g *gate) bool {
 // streamFor finds the stream that a frame names, opening it and all below it
 // if it is the peer's to open. It returns nil for a stream that is over.
 // RFC 9000, Section 19: frames for streams of the wrong kind are errors.
+//
+// RFC 9000, Section 19.4: "An endpoint that receives a RESET_STREAM frame for a
+// send-only stream MUST terminate the connection with error
+// STREAM_STATE_ERROR."
+//
+// RFC 9000, Section 19.5: "An endpoint that receives a STOP_SENDING frame for a
+// receive-only stream MUST terminate the connection with error
+// STREAM_STATE_ERROR."
+//
+// RFC 9000, Section 19.8: "An endpoint MUST terminate the connection with error
+// STREAM_STATE_ERROR if it receives a STREAM frame for a locally initiated
+// stream that has not yet been created, or for a send-only stream."
+//
+// RFC 9000, Section 19.10: "An endpoint that receives a MAX_STREAM_DATA frame
+// for a receive-only stream MUST terminate the connection with error
+// STREAM_STATE_ERROR."
+//
+// RFC 9000, Section 19.13: "An endpoint that receives a STREAM_DATA_BLOCKED
+// frame for a send-only stream MUST terminate the connection with error
+// STREAM_STATE_ERROR."
 func (c *Conn) streamFor(id uint64, frame uint64, sends bool) (*Stream, error) {
 	t := &c.streams
 	local := (id&streamServerBit != 0) == c.server
@@ -182,6 +209,13 @@ func (c *Conn) streamFor(id uint64, frame uint64, sends bool) (*Stream, error) {
 	}
 	kind, n := typeIndex(id), id>>2
 	if local {
+		// RFC 9000, Section 19.5: "Receiving a STOP_SENDING frame for a locally
+		// initiated stream that has not yet been created MUST be treated as a
+		// connection error of type STREAM_STATE_ERROR."
+		//
+		// RFC 9000, Section 19.10: "Receiving a MAX_STREAM_DATA frame for a
+		// locally initiated stream that has not yet been created MUST be
+		// treated as a connection error of type STREAM_STATE_ERROR."
 		if n >= t.next[kind] {
 			return nil, c.fail(StreamStateError, frame, "frame for a stream that was never opened")
 		}
@@ -193,10 +227,16 @@ func (c *Conn) streamFor(id uint64, frame uint64, sends bool) (*Stream, error) {
 	// RFC 9000, Section 4.6: "An endpoint that receives a frame with a stream ID
 	// exceeding the limit it has sent MUST treat this as a connection error of
 	// type STREAM_LIMIT_ERROR."
+	//
+	// RFC 9000, Section 19.11: "An endpoint MUST terminate a connection with an
+	// error of type STREAM_LIMIT_ERROR if a peer opens more streams than was
+	// permitted."
 	if n >= t.peerMax[kind] {
 		return nil, c.fail(StreamLimitError, frame, "stream limit exceeded")
 	}
 	var s *Stream
+	// RFC 9000, Section 3.2: "Before a stream is created, all streams of the
+	// same type with lower-numbered stream IDs MUST be created."
 	for ; t.peerNext[kind] <= n; t.peerNext[kind]++ {
 		s = c.newStream(t.peerNext[kind]<<2 | id&3)
 		t.incoming[kind] = append(t.incoming[kind], s)
@@ -210,6 +250,10 @@ func (c *Conn) streamFor(id uint64, frame uint64, sends bool) (*Stream, error) {
 
 // maybeForget drops a stream that is over in both directions, and lets the
 // peer open another in its place.
+//
+// RFC 9000, Section 4.4: "Both endpoints MUST maintain flow control state for
+// the stream in the unterminated direction until that direction enters a
+// terminal state."
 func (c *Conn) maybeForget(s *Stream) {
 	if s.gone || !s.rcv.done || (!s.snd.finAcked && !s.snd.resetAcked) {
 		return
@@ -229,6 +273,11 @@ func (c *Conn) maybeForget(s *Stream) {
 // returnStreams lets the peer open streams in place of those that are over.
 // Credit goes back in lots, so that a busy peer costs no frame per stream, but
 // at once when the peer has none left.
+//
+// RFC 9000, Section 4.6: "An endpoint MUST NOT wait to receive this signal
+// before advertising additional credit, since doing so will mean that the peer
+// will be blocked for at least an entire round trip, and potentially
+// indefinitely"
 func (c *Conn) returnStreams(kind int) {
 	t := &c.streams
 	n := t.returned[kind]
@@ -341,6 +390,9 @@ func (c *Conn) memoryAllows(n int, inOrder bool) bool {
 // smallHold is what a connection may hold when memory is short.
 const smallHold = 64 << 10
 
+// RFC 9000, Section 4.5: "The receiver MUST use the final size of the stream to
+// account for all bytes sent on the stream in its connection-level flow
+// controller."
 func (c *Conn) onResetStream(id, code, final uint64) error {
 	s, err := c.streamFor(id, wire.FrameResetStream, true)
 	if err != nil || s == nil {
@@ -393,6 +445,8 @@ func (c *Conn) onStopSending(id, code uint64) error {
 	return nil
 }
 
+// RFC 9000, Section 4.1: "A sender MUST ignore any MAX_STREAM_DATA or MAX_DATA
+// frames that do not increase flow control limits."
 func (c *Conn) onMaxStreamData(id, v uint64) error {
 	s, err := c.streamFor(id, wire.FrameMaxStreamData, false)
 	if err != nil || s == nil {
@@ -408,6 +462,8 @@ func (c *Conn) onMaxStreamData(id, v uint64) error {
 	return nil
 }
 
+// RFC 9000, Section 4.6: "MAX_STREAMS frames that do not increase the stream
+// limit MUST be ignored."
 func (c *Conn) onMaxStreams(uni bool, v uint64) error {
 	// RFC 9000, Section 19.11: "Receipt of a frame that permits opening of a
 	// stream larger than this limit MUST be treated as a connection error of type
@@ -419,6 +475,8 @@ func (c *Conn) onMaxStreams(uni bool, v uint64) error {
 	if uni {
 		kind = 1
 	}
+	// RFC 9000, Section 19.11: "MAX_STREAMS frames that do not increase the
+	// stream limit MUST be ignored."
 	if t := &c.streams; v > t.max[kind] {
 		t.max[kind] = v
 		if c.eventMask&EventMaxStreams != 0 {

@@ -33,6 +33,7 @@ type testConn struct {
 	dialed    chan error // client: what Dial returned
 
 	remote  netip.AddrPort // where the peer sends from
+	local   netip.Addr     // and to; invalid: the endpoint's address
 	odcid   wire.ConnID    // the client's first Destination Connection ID
 	peerID  wire.ConnID    // what the Conn sends to
 	dst     wire.ConnID    // what the peer sends to
@@ -590,7 +591,7 @@ func (tc *testConn) sendRaw(b []byte) {
 		time.Sleep(tc.delay)
 	}
 	tc.fed += len(b)
-	tc.wire.in <- datagram{data: bytes.Clone(b), remote: tc.remote}
+	tc.wire.in <- datagram{data: bytes.Clone(b), remote: tc.remote, local: tc.local}
 	synctest.Wait()
 }
 

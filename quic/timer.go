@@ -206,6 +206,12 @@ func (c *Conn) handshakeTimedOut() {
 }
 
 // onLossTimeout handles the loss detection timer (RFC 9002, Appendix A.9).
+//
+// RFC 9000, Section 8.1: "To prevent this deadlock, clients MUST send a packet
+// on a Probe Timeout (PTO); see Section 6.2 of [QUIC-RECOVERY]."
+//
+// RFC 9002, Section 6.2.4: "When a PTO timer expires, a sender MUST send at
+// least one ack-eliciting packet in the packet number space as a probe."
 func (c *Conn) onLossTimeout() {
 	space, probes := c.loss.OnTimeout(c.now(), &c.path.rtt, c.lossState(), c.path.cc, c.lostFunc)
 	if probes == 0 {

@@ -38,6 +38,8 @@ func (l *localTLS) serverConfig(protos []string) *tls.Config {
 	cfg := l.servers[key]
 	if cfg == nil {
 		cfg = l.cfg.Clone()
+		// RFC 9001, Section 4.2: "An endpoint MUST terminate the connection if
+		// a version of TLS older than 1.3 is negotiated."
 		cfg.MinVersion = tls.VersionTLS13
 		cfg.NextProtos = slices.Clone(protos)
 		l.servers[key] = cfg
@@ -45,6 +47,7 @@ func (l *localTLS) serverConfig(protos []string) *tls.Config {
 	return cfg
 }
 
+// RFC 9001, Section 4.2: "Clients MUST NOT offer TLS versions older than 1.3."
 func (l *localTLS) clientConfig(req *HandshakeRequest, h *localHandshake) *tls.Config {
 	cfg := l.cfg.Clone()
 	cfg.MinVersion = tls.VersionTLS13

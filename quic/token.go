@@ -28,6 +28,9 @@ const (
 	newTokenLife   = 24 * time.Hour
 	tokenKeyLife   = newTokenLife / 2 // of keys made here, until the next is made
 
+	// RFC 9000, Section 8.1.1: "A token sent in a NEW_TOKEN frame or a Retry
+	// packet MUST be constructed in a way that allows the server to identify
+	// how it was provided to a client."
 	retryMark    = 0x52 // first byte of a Retry token of ours
 	newTokenMark = 0x4e // and of a NEW_TOKEN token
 
@@ -147,10 +150,20 @@ func (t *tokenMaker) retry(original, src wire.ConnID, v Version, addr netip.Addr
 }
 
 // next makes the token of a NEW_TOKEN frame.
+//
+// RFC 9000, Section 8.1.3: "A token issued with NEW_TOKEN MUST NOT include
+// information that would allow values to be linked by an observer to the
+// connection on which it was issued."
+//
+// RFC 9000, Section 8.1.3: "A server MUST ensure that every NEW_TOKEN frame it
+// sends is unique across all clients, with the exception of those sent to
+// repair losses of previously sent NEW_TOKEN frames."
 func (t *tokenMaker) next(v Version, addr netip.Addr, now time.Time) []byte {
 	return t.seal(newTokenMark, nil, tokenData(newTokenMark, v, addr, wire.ConnID{}), now)
 }
 
+// RFC 9000, Section 8.1.4: "An address validation token MUST be difficult to
+// guess."
 func (t *tokenMaker) seal(mark byte, contents, data []byte, now time.Time) []byte {
 	k := t.key(now)
 	b := make([]byte, tokenHeader, minTokenLen+len(contents))
@@ -163,6 +176,9 @@ func (t *tokenMaker) seal(mark byte, contents, data []byte, now time.Time) []byt
 }
 
 // open checks the token of an Initial packet.
+//
+// RFC 9000, Section 8.1.4: "For this design to work, the token MUST be covered
+// by integrity protection against modification or falsification by clients."
 func (t *tokenMaker) open(h *wire.LongHeader, addr netip.Addr, now time.Time) (tok addressToken, ok bool) {
 	b := h.Token
 	if len(b) < minTokenLen || b[0] != retryMark && b[0] != newTokenMark {
@@ -191,6 +207,10 @@ func (t *tokenMaker) open(h *wire.LongHeader, addr netip.Addr, now time.Time) (t
 // tokenData is what a token is bound to. RFC 9369, Section 5: "servers MUST
 // validate the originating version of any session ticket or token and not accept
 // one issued from a different version."
+//
+// RFC 9000, Section 8.1.4: "Tokens sent in NEW_TOKEN frames MUST include
+// information that allows the server to verify that the client IP address has
+// not changed from when the token was issued."
 func tokenData(mark byte, v Version, addr netip.Addr, src wire.ConnID) []byte {
 	b := binary.BigEndian.AppendUint32([]byte{mark}, uint32(v))
 	a := addr.Unmap().WithZone("").As16()

@@ -29,6 +29,9 @@ type storedToken struct {
 // put keeps a token. RFC 9369, Section 5: "Clients MUST NOT use a session ticket
 // or token from a QUIC version 1 connection to initiate a QUIC version 2
 // connection, and vice versa."
+//
+// RFC 9001, Section 9.2: "These MUST NOT be used to communicate application
+// semantics between endpoints; clients MUST treat them as opaque values."
 func (s *TokenStore) put(server string, v Version, token []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -54,6 +57,10 @@ func (s *TokenStore) put(server string, v Version, token []byte) {
 // take returns the newest token of a server, which is gone then; nil if there is
 // none. RFC 9000, Section 8.1.3: "A client SHOULD NOT reuse a token from a
 // NEW_TOKEN frame for different connection attempts."
+//
+// RFC 9000, Section 8.1.3: "A client MUST NOT include a token that is not
+// applicable to the server that it is connecting to, unless the client has the
+// knowledge that the server that issued the token"
 func (s *TokenStore) take(server string, v Version) []byte {
 	if s == nil {
 		return nil
@@ -67,6 +74,15 @@ func (s *TokenStore) take(server string, v Version) []byte {
 		}
 	}
 	return nil
+}
+
+// tokenServer names the server whose tokens a client may use. Without a name,
+// which stands for a certificate, only the address tells servers apart.
+func (c *Conn) tokenServer() string {
+	if c.cfg.ServerName != "" {
+		return c.cfg.ServerName
+	}
+	return c.dialed.String()
 }
 
 // Len returns how many tokens there are.

@@ -34,6 +34,8 @@ const (
 	Version2 = wire.Version2 // RFC 9369
 )
 
+// RFC 9368, Section 2.2: "Implementations MUST NOT assume compatibility between
+// versions unless explicitly specified."
 var defaultVersions = []Version{Version1, Version2}
 
 // versionState is what version negotiation has to remember.
@@ -86,6 +88,14 @@ func (c *Conn) Version() Version {
 
 // versionInfo is the version_information parameter: the version in use, and
 // all that may be asked for, with a reserved one among them.
+//
+// RFC 9368, Section 3: "Note that the version in the Chosen Version field MUST
+// be included in this list to allow the client to communicate the Chosen
+// Version's preference."
+//
+// RFC 9369, Section 4: "Any QUIC endpoint that supports QUIC version 2 MUST
+// send, process, and validate the version_information transport parameter
+// specified in [QUIC-VN] to prevent version downgrade attacks."
 func (c *Conn) versionInfo() []byte {
 	var random [5]byte
 	_, _ = rand.Read(random[:]) // never fails
@@ -112,6 +122,10 @@ func greaseParams(p *wire.TransportParams) {
 // another extension assigns specific meaning to the value of the bit." "An
 // endpoint MUST NOT set the QUIC Bit to 0 without knowing whether the peer
 // supports the extension."
+//
+// RFC 9287, Section 3.1: "However, a client MUST NOT set the QUIC Bit to 0
+// unless the Initial packets it sends include a token provided by the server in
+// a NEW_TOKEN frame (Section 19.7 of [QUIC])"
 func (c *Conn) greaseBit(first *byte) {
 	if c.greases && mrand.Uint32()&1 == 0 {
 		wire.ClearFixedBit(first)
@@ -131,7 +145,18 @@ type errVersion string
 
 func (e errVersion) Error() string { return string(e) }
 
+// errNoService: the client's QUIC versions are not those of the service that it
+// asks for.
+var errNoService = errors.New("no QUIC version in common for this service")
+
 // negotiateVersion applies the peer's version_information.
+//
+// RFC 9368, Section 4: "Both endpoints MUST parse their peer's Version
+// Information during the handshake."
+//
+// RFC 9368, Section 8: "Note that implementations that wish to use version
+// negotiation to negotiate versions other than QUIC version 1 MUST implement
+// the version negotiation mechanism defined in this document."
 func (c *Conn) negotiateVersion(p *wire.TransportParams) error {
 	var info wire.VersionInfo
 	if p.VersionInfo != nil {
@@ -148,12 +173,22 @@ func (c *Conn) negotiateVersion(p *wire.TransportParams) error {
 
 // chooseVersion takes the version that this server likes best of those that
 // the client offers.
+//
+// RFC 9001, Section 8.1: "Servers MUST select an application protocol
+// compatible with the QUIC version that the client has selected."
+//
+// RFC 9368, Section 2.3: "In order to perform compatible version negotiation,
+// the server MUST select one of these versions that it (1) supports and (2)
+// knows the client's Chosen Version is compatible with."
 func (c *Conn) chooseVersion(info *wire.VersionInfo) error {
 	offered := []Version{c.ver.original}
 	if info.Chosen != 0 {
 		// RFC 9368, Section 4: "the server MUST validate that the client's Chosen
 		// Version matches the version in use for the connection. If the two differ,
 		// the server MUST close the connection with a version negotiation error."
+		//
+		// RFC 9368, Section 4: "the server MUST close the connection with a
+		// version negotiation error."
 		if info.Chosen != c.ver.original {
 			return errVersion("the client's packets are not of the version it says it chose")
 		}
@@ -161,7 +196,16 @@ func (c *Conn) chooseVersion(info *wire.VersionInfo) error {
 	}
 	v := firstOf(c.cfg.versions(), offered)
 	if v == 0 {
-		return errVersion("no QUIC version in common for this service")
+		// RFC 9368, Section 2.3: "If the first flight is correctly formatted,
+		// then this conversion process cannot fail by definition of the first
+		// flight being compatible; if the server is unable to convert the first
+		// flight, it MUST abort the handshake."
+		//
+		// RFC 9368, Section 2.3: "If the first flight is correctly formatted,
+		// then this conversion process cannot fail by definition of the first
+		// flight being compatible; if the server is unable to convert the first
+		// flight, it MUST abort the handshake."
+		return errNoService
 	}
 	if v == c.version {
 		return nil
@@ -175,12 +219,21 @@ func (c *Conn) chooseVersion(info *wire.VersionInfo) error {
 		old.tx.Zero()
 	}
 	c.version = v
+	// RFC 9369, Section 4.1: "The server MUST send all CRYPTO frames using the
+	// negotiated version."
+	//
+	// RFC 9369, Section 4.1: "Both endpoints MUST send Handshake and 1-RTT
+	// packets using the negotiated version."
 	c.keys[recovery.Initial] = initialKeys(v, c.firstDst, true)
 	return nil
 }
 
 // checkVersion makes sure, at a client, that the version in use is the one that
 // both ends would have taken with nobody in between.
+//
+// RFC 9368, Section 4: "If the client received and acted on a Version
+// Negotiation packet, the client MUST validate the server's Available Versions
+// field."
 func (c *Conn) checkVersion(info *wire.VersionInfo) error {
 	available := info.Available
 	if info.Chosen == 0 {
@@ -197,11 +250,20 @@ func (c *Conn) checkVersion(info *wire.VersionInfo) error {
 		// contained a version_information transport parameter with a
 		// Chosen Version set to 0x00000001 and an Available Version
 		// list containing exactly one version set to 0x00000001."
+		//
+		// RFC 9368, Section 4: "Clients MUST NOT complete the handshake if they
+		// are reacting to a Version Negotiation packet and the Version
+		// Information is missing, but MAY do so otherwise."
 		if c.version != c.ver.original || c.ver.reacted && c.version != Version1 {
 			return errVersion("the server sends no version information")
 		}
 		available = []Version{Version1}
 	} else if info.Chosen != c.version {
+		// RFC 9368, Section 4: "If a client receives Version Information where
+		// the server's Chosen Version was not sent by the client as part of its
+		// Available Versions, the client MUST close the connection with a
+		// version negotiation error."
+		//
 		// RFC 9368, Section 4: "clients MUST validate that the server's
 		// Chosen Version is equal to the Negotiated Version; if they do
 		// not match, the client MUST close the connection with a
@@ -225,10 +287,18 @@ func (c *Conn) checkVersion(info *wire.VersionInfo) error {
 }
 
 // closeOnParams closes the connection for transport parameters that were refused.
+//
+// RFC 9001, Section 8.1: "The server MUST treat the inability to select a
+// compatible application protocol as a connection error of type 0x0178
+// (no_application_protocol)."
 func (c *Conn) closeOnParams(err error) {
 	var v errVersion
 	if errors.As(err, &v) {
 		_ = c.fail(VersionNegotiationError, 0, err.Error())
+		return
+	}
+	if err == errNoService {
+		_ = c.fail(CryptoErrorBase+TransportErrorCode(AlertNoApplicationProtocol), 0, err.Error())
 		return
 	}
 	_ = c.fail(TransportParameterError, 0, err.Error())
@@ -237,6 +307,12 @@ func (c *Conn) closeOnParams(err error) {
 // longKey is the key that may open an Initial or Handshake packet; nil, if
 // there is none (any more, or yet). other reports that opening the packet makes
 // a client take its version.
+//
+// RFC 9000, Section 5.2.1: "If a client receives a packet that uses a different
+// version than it initially selected, it MUST discard that packet."
+//
+// RFC 9369, Section 4.1: "An endpoint MUST drop packets using any other
+// version."
 func (c *Conn) longKey(h *wire.LongHeader, space recovery.Space) (key *protect.Key, other, ok bool) {
 	if h.Version == c.version {
 		return c.keys[space].rx, false, true
@@ -273,13 +349,26 @@ func (c *Conn) takeVersion(v Version) {
 // packet, including an earlier Version Negotiation packet. A client MUST discard
 // a Version Negotiation packet that lists the QUIC version selected by the
 // client."
+//
+// RFC 9368, Section 2.1: "Upon receiving the Version Negotiation packet, the
+// client SHALL search for a version it supports in the list provided by the
+// server."
 func (c *Conn) onVersionNegotiation(h *wire.LongHeader) {
+	// RFC 9368, Section 2.1: "Clients MUST NOT send Version Negotiation packets
+	// and servers MUST ignore all received Version Negotiation packets."
+	//
+	// RFC 9368, Section 4: "A client that makes a connection attempt based on
+	// information received from a Version Negotiation packet MUST ignore any
+	// Version Negotiation packets it receives in response to that connection
+	// attempt."
 	if c.server || len(c.ids.remote) > 0 || c.retried || c.ver.reacted || !c.ownDst(h.Dst) || h.Src != c.ids.initial {
 		return
 	}
 	var offered []Version
 	for i := range h.NumVersions() {
 		v := h.VersionAt(i)
+		// RFC 9368, Section 4: "Clients MUST ignore any received Version
+		// Negotiation packets that contain the Original Version."
 		if v == c.version {
 			return
 		}
@@ -287,10 +376,15 @@ func (c *Conn) onVersionNegotiation(h *wire.LongHeader) {
 	}
 	v := firstOf(c.cfg.versions(), offered)
 	if v == 0 {
+		// RFC 9000, Section 6.2: "A client that supports only this version of
+		// QUIC MUST abandon the current connection attempt if it receives a
+		// Version Negotiation packet, with the following two exceptions."
 		list := make([]uint32, len(offered))
 		for i := range offered {
 			list[i] = uint32(offered[i])
 		}
+		// RFC 9368, Section 2.1: "If it doesn't find one, it SHALL abort the
+		// connection attempt."
 		c.abandon(&VersionError{Versions: list})
 		return
 	}
@@ -299,6 +393,15 @@ func (c *Conn) onVersionNegotiation(h *wire.LongHeader) {
 
 // restart begins a client's handshake again in another version. Packet numbers
 // go on, connection IDs stay: the server has kept nothing.
+//
+// RFC 9368, Section 2.1: "Otherwise, it SHALL select a mutually supported
+// version and send a new first flight with that version -- this version is now
+// the Negotiated Version."
+//
+// RFC 9368, Section 6: "the second connection that is created in response to
+// the received Version Negotiation packet MUST restart its application-layer
+// protocol negotiation process without taking into account the Original
+// Version."
 func (c *Conn) restart(v Version) {
 	c.log().Debug("starting over", "version", v, "instead", c.version)
 	c.hs.Close()
@@ -311,7 +414,7 @@ func (c *Conn) restart(v Version) {
 	limit := c.crypto[recovery.Initial].limit
 	c.crypto[recovery.Initial] = cryptoStream{limit: limit}
 	c.probes[recovery.Initial] = 0
-	c.token = c.cfg.Tokens.take(c.cfg.ServerName, v)
+	c.token = c.cfg.Tokens.take(c.tokenServer(), v)
 	c.lastHeard = c.now()
 	c.early.offered = false
 	c.startClient()

@@ -201,7 +201,10 @@ func TestHostile42Downgrade(t *testing.T) {
 			tc.params.VersionInfo = info(Version2, Version2)
 			tc.startTLS()
 			tc.flushCrypto()
-			tc.wantClose(VersionNegotiationError)
+			// RFC 9001, Section 8.1: "The server MUST treat the inability to select a
+			// compatible application protocol as a connection error of type 0x0178
+			// (no_application_protocol)."
+			tc.wantClose(0x178)
 		})
 	})
 	for name, x := range map[string]struct {

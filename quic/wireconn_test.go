@@ -17,6 +17,7 @@ type datagram struct {
 	remote netip.AddrPort // the scripted peer's address
 	at     time.Time
 	ecn    uint8
+	local  netip.Addr // the Conn's; invalid when it comes: the wire's
 }
 
 // A scriptWire is an in-memory udp.PacketConn whose other end is a test.
@@ -54,6 +55,9 @@ func (w *scriptWire) Recv(m *udp.RecvMsg) error {
 	case d := <-w.in:
 		m.N = copy(m.Buf, d.data)
 		m.SegmentSize, m.Remote, m.Local, m.ECN = m.N, d.remote, w.local.Addr(), d.ecn
+		if d.local.IsValid() {
+			m.Local = d.local
+		}
 		return nil
 	case <-w.closed:
 		return net.ErrClosed
@@ -79,7 +83,7 @@ func (w *scriptWire) Send(m *udp.SendMsg) error {
 	now := time.Now()
 	for b := m.Data; len(b) > 0; {
 		n := min(size, len(b))
-		w.out = append(w.out, datagram{data: bytes.Clone(b[:n]), remote: m.Remote, at: now, ecn: m.ECN})
+		w.out = append(w.out, datagram{data: bytes.Clone(b[:n]), remote: m.Remote, at: now, ecn: m.ECN, local: m.Local})
 		b = b[n:]
 	}
 	m.Sent = len(m.Data)

@@ -67,7 +67,12 @@ func (h handshaker) Handshake(req *quic.HandshakeRequest, sink func(quic.Handsha
 		Version: uint32(req.Version), EarlyData: req.EarlyData, EarlyLimits: req.EarlyLimits,
 	}
 	if p, ok := req.Options.(*Policy); ok {
-		r.Options = tlshd.Options{Route: p.Route, Policy: p.Rules, ClientCert: certMode(p.Mode), CASet: p.CASet}
+		// RFC 9369, Section 5: "Servers MUST validate the originating version of any
+		// session ticket or token and not accept one issued from a different version."
+		r.Options = tlshd.Options{Route: p.Route, Policy: p.Rules + " QUIC " + req.Version.String(), ClientCert: certMode(p.Mode), CASet: p.CASet}
+	} else if !req.Server {
+		// A client's sessions are kept apart by route, which has no other use there.
+		r.Options.Route = "QUIC " + req.Version.String()
 	}
 	return handshake{h.client.Start(r, func(e tlshd.Event) { sink(event(&e)) })}
 }

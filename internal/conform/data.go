@@ -63,13 +63,17 @@ func (r *Requirements) Of(rfc int, section string) []Sentence {
 	return of
 }
 
-// Quoted returns the sentences that a quote is of: the one that holds it, or
-// the neighbours over which it reaches. None: the text is not the RFC's.
+// Quoted returns the sentences that a quote is of: those that hold it, or
+// neighbours over which it reaches. None: the text is not the RFC's.
 func Quoted(of []Sentence, q *Quote) []Sentence {
+	var all []Sentence
 	for i := range of {
 		if q.In(of[i].Text) {
-			return of[i : i+1]
+			all = append(all, of[i])
 		}
+	}
+	if all != nil {
+		return all
 	}
 	for span := 2; span <= 8; span++ {
 		for i := 0; i+span <= len(of); i++ {

@@ -31,7 +31,7 @@ type Quote struct {
 // "Section 4.1 says" alone, and quotation is a text in quotes.
 var (
 	citation  = regexp.MustCompile(`(?:RFC (\d{4})(?:,|:|\)|;)? ?)?(?:(?:Section|Appendix) ([0-9A-Z]+(?:\.[0-9]+)*))|RFC (\d{4})`)
-	quotation = regexp.MustCompile(`"((?:[^"]|"(?:[a-z_]+|quic ku|)")*)"`) // with names in quotes inside
+	quotation = regexp.MustCompile(`"((?:[^"]|"(?:[A-Za-z][A-Za-z_ ]*|)")*)"`) // with names in quotes inside
 )
 
 // Quotes finds every quote of the seven RFCs in the Go files below root.

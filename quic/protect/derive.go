@@ -69,6 +69,9 @@ var (
 //
 // RFC 9001, Section 5.3: "QUIC can use any of the cipher suites defined in
 // [TLS13] with the exception of TLS_AES_128_CCM_8_SHA256."
+//
+// RFC 9001, Section 5.3: "A cipher suite MUST NOT be negotiated unless a header
+// protection scheme is defined for the cipher suite."
 func suiteOf(suite uint16) (*suiteParams, error) {
 	switch suite {
 	case suiteAES128GCM:

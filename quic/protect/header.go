@@ -149,6 +149,9 @@ func (h *headerKey) protect(pkt []byte, pnOffset, pnLen int, mask *[aes.BlockSiz
 // pkt as it was, if pkt is too short to sample or the key was zeroed. The
 // header is not authenticated before Open succeeds: nothing may be concluded
 // from its reserved bits or its key phase until then.
+//
+// RFC 9001, Section 5.4.2: "An endpoint MUST discard packets that are not long
+// enough to contain a complete sample."
 func (k *Key) UnprotectHeader(pkt []byte, pnOffset int) (pnLen int, truncated uint64, ok bool) {
 	at := pnOffset + samplePastPN
 	if pnOffset < 1 || len(pkt) < at+SampleLen || k.header.gone() {

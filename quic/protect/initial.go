@@ -40,6 +40,10 @@ func InitialKeys(v wire.Version, clientDst []byte) (client, server *Key) {
 // RFC 9001, Section 5: "Initial packets use AEAD_AES_128_GCM with keys derived
 // from the Destination Connection ID field of the first Initial packet sent by
 // the client"
+//
+// RFC 9001, Section 5.2: "The HKDF-Expand-Label function defined in TLS 1.3
+// MUST be used for Initial packets even where the TLS versions offered do not
+// include TLS 1.3."
 func initialKey(v wire.Version, initial []byte, label string) (*Key, error) {
 	secret, err := suite128.expand(initial, label, suite128.hashLen)
 	if err != nil {

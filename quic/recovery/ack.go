@@ -156,6 +156,9 @@ func (a *ackPass) count(p *SentPacket, i int, onPath bool, largest uint64) {
 // on receiving an ACK frame that meets the following two conditions: the
 // largest acknowledged packet number is newly acknowledged, and at least one
 // of the newly acknowledged packets was ack-eliciting."
+//
+// RFC 9002, Section 5.1: "An RTT sample MUST NOT be generated on receiving an
+// ACK frame that does not newly acknowledge at least one ack-eliciting packet."
 func (l *Loss) sampleRTT(now time.Time, space Space, ackDelay time.Duration, st State, rtt *RTT, pass *ackPass) {
 	// RFC 9002, Section 5.3: "Packets sent on other paths do not contribute
 	// RTT samples to the current path"
@@ -262,6 +265,9 @@ func (r *lossRun) broken(pn uint64) {
 // detectLost declares packets lost (RFC 9002, Section 6.1): those sent before
 // an acknowledged one, by the packet threshold or the time threshold. It sets
 // the loss timer for the rest.
+//
+// RFC 9000, Section 13.3: "Upon detecting losses, a sender MUST take
+// appropriate congestion control action."
 func (l *Loss) detectLost(now time.Time, space Space, rtt *RTT, cc Controller, lost func(*SentPacket), res *AckResult) {
 	s := &l.spaces[space]
 	s.lossTime = time.Time{}
@@ -332,6 +338,10 @@ func (l *Loss) overtaken(space Space, pn uint64) bool {
 // RFC 9000, Section 14.4: "Loss of a QUIC packet that is carried in a PMTU
 // probe is therefore not a reliable indication of congestion and SHOULD NOT
 // trigger a congestion control reaction"
+//
+// RFC 9002, Section 7.4: "Endpoints MUST NOT ignore the loss of packets that
+// were sent after the earliest acknowledged packet in a given packet number
+// space."
 func (l *Loss) congestive(p *SentPacket) bool {
 	return p.InFlight && p.Path == l.path && !p.PMTUProbe
 }

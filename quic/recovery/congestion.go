@@ -37,6 +37,10 @@ func ParseAlgorithm(name string) (Algorithm, error) {
 
 // NewController returns a controller for a path of which nothing is known.
 // maxDatagram is the size of a full datagram in bytes, at least 1200.
+//
+// RFC 9002, Section 7: "If a sender uses a different controller than that
+// specified in this document, the chosen controller MUST conform to the
+// congestion control guidelines specified in Section 3.1 of [RFC8085]."
 func NewController(a Algorithm, maxDatagram int) Controller {
 	switch a {
 	case NewReno:

@@ -107,6 +107,12 @@ const (
 // packets ever marked in the space, newly how many of those marked on this
 // path the frame newly acknowledges. It reports whether the CE count rose and
 // may be acted on.
+//
+// RFC 9000, Section 13.4.2.2: "If validation fails, then the endpoint MUST
+// disable ECN."
+//
+// RFC 9000, Section 13.4.2.2: "Network routing and path elements can change
+// mid-connection; an endpoint MUST disable ECN if validation later fails."
 func (e *ECN) validate(counts *[3]uint64, base *[3]uint64, sent, newly uint64) (congested bool) {
 	if e.state == ecnOff || e.state == ecnFailed {
 		return false

@@ -146,6 +146,13 @@ func (l *Loss) SetAppLimited(v bool) { l.appLimited = v }
 
 // NextPN is the number of the next packet in space. In AppData it leaves a
 // number out now and then. Until Sent it returns the same number again.
+//
+// RFC 9000, Section 12.3: "Subsequent packets sent in the same packet number
+// space MUST increase the packet number by at least one."
+//
+// RFC 9000, Section 17.2.3: "New packet numbers MUST be used for any new
+// packets that are sent; as described in Section 17.2.5.3, reusing packet
+// numbers could compromise packet protection."
 func (l *Loss) NextPN(space Space) uint64 {
 	s := &l.spaces[space]
 	if space == AppData && s.next >= l.skip.at {
@@ -154,6 +161,13 @@ func (l *Loss) NextPN(space Space) uint64 {
 	}
 	return s.next
 }
+
+// lastPN is the largest packet number there is.
+const lastPN = 1<<62 - 1
+
+// Exhausted reports that no packet number of a space is left but the last, which
+// is not used.
+func (l *Loss) Exhausted(space Space) bool { return l.spaces[space].next >= lastPN }
 
 // LargestAcked is the largest packet number the peer acknowledged, -1 if none.
 func (l *Loss) LargestAcked(space Space) int64 { return l.spaces[space].largestAcked }
@@ -183,6 +197,8 @@ func (l *Loss) Room(space Space) int { return max(0, maxTracked-l.spaces[space].
 // nonce was.
 func (l *Loss) Sent(now time.Time, space Space, p *SentPacket) {
 	s := &l.spaces[space]
+	// RFC 9000, Section 12.3: "A QUIC endpoint MUST NOT reuse a packet number
+	// within the same packet number space in one connection."
 	if p.PN < s.next {
 		panic(fmt.Sprintf("recovery: packet number %d used twice in space %v", p.PN, space))
 	}
@@ -296,6 +312,9 @@ func (l *Loss) Drop(space Space, discard func(*SentPacket)) {
 //
 // RFC 9002, Section 6.3: "Clients that receive a Retry packet reset congestion
 // control and loss recovery state, including resetting any pending timers."
+//
+// RFC 9000, Section 17.2.5.3: "A client MUST NOT reset the packet number for
+// any packet number space after processing a Retry packet."
 func (l *Loss) OnRetry(discard func(*SentPacket)) {
 	l.Clear(Initial, discard)
 	l.Clear(AppData, discard)
@@ -309,6 +328,9 @@ func (l *Loss) OnRetry(discard func(*SentPacket)) {
 // RFC 9002, Section 7: "The congestion controller is per path, so packets sent
 // on other paths do not alter the current path's congestion controller, as
 // described in Section 9.4 of [QUIC-TRANSPORT]."
+//
+// RFC 9000, Section 9.4: "Packets sent on the old path MUST NOT contribute to
+// congestion control or RTT estimation for the new path."
 func (l *Loss) OnPathChange(path uint8) {
 	l.path = path
 	l.inFlight = 0

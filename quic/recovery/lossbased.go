@@ -102,6 +102,13 @@ func (b *lossBased) inRecovery(sent time.Time) bool {
 func (b *lossBased) minimum() int { return 2 * b.maxDatagram }
 
 // reduce begins a recovery period with a window of size.
+//
+// RFC 9002, Section 7.3.1: "The sender MUST exit slow start and enter a
+// recovery period when a packet is lost or when the ECN-CE count reported by
+// its peer increases."
+//
+// RFC 9002, Section 7.3.2: "The congestion window MUST be set to the reduced
+// value of the slow start threshold before exiting the recovery period."
 func (b *lossBased) reduce(now time.Time, size int) {
 	b.recovery = now
 	b.threshold = size

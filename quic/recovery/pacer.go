@@ -19,6 +19,8 @@ const (
 // Pacer spreads packets over the round trip (RFC 9002, Section 7.7) as a token
 // bucket. Call Init before use. Packets that are not in flight (ACK only) and
 // probes are not paced; a probe is still reported to Sent.
+//
+// RFC 9002, Section 7.7: "Senders MUST either use pacing or limit such bursts."
 type Pacer struct {
 	maxDatagram int
 	rate        int64

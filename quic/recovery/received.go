@@ -95,6 +95,10 @@ func (r *Received) AckNow(now time.Time) {
 // ensure that it will not subsequently accept packets with numbers in that
 // range. Maintaining a minimum packet number that increases as ranges are
 // discarded is one way to achieve this with minimal state."
+//
+// RFC 9000, Section 12.3: "A receiver MUST discard a newly unprotected packet
+// unless it is certain that it has not processed another packet with the same
+// packet number from the same packet number space."
 func (r *Received) Duplicate(pn uint64) bool {
 	if pn < r.floor {
 		return true
@@ -239,12 +243,20 @@ func (r *Received) Ranges() []AckRange { return r.ranges }
 
 // Largest is the greatest packet number received, ok false if there is none.
 // It survives DropBelow, for decoding packet numbers.
+//
+// RFC 9000, Section 13.2.3: "Receivers can discard all ACK Ranges, but they
+// MUST retain the largest packet number that has been successfully processed,
+// as that is used to recover packet numbers from subsequent packets; see
+// Section 17.1."
 func (r *Received) Largest() (pn uint64, ok bool) { return r.largest, r.any }
 
 // LargestTime is when Largest arrived.
 func (r *Received) LargestTime() time.Time { return r.largestTime }
 
 // Delay is how long the acknowledgment of Largest has been held back at now.
+//
+// RFC 9000, Section 13.2.5: "An endpoint MUST NOT include delays that it does
+// not control when populating the ACK Delay field in an ACK frame."
 func (r *Received) Delay(now time.Time) time.Duration {
 	if !r.any {
 		return 0
@@ -265,6 +277,11 @@ func (r *Received) NeedAckNow() bool { return r.now }
 
 // AckDeadline is when an ACK frame must be sent at the latest, the zero time if
 // none is due. It is in the past when NeedAckNow is true.
+//
+// RFC 9000, Section 13.2.1: "Every packet SHOULD be acknowledged at least once,
+// and ack-eliciting packets MUST be acknowledged at least once within the
+// maximum delay an endpoint communicated using the max_ack_delay transport
+// parameter; see Section 18.2"
 func (r *Received) AckDeadline() time.Time {
 	switch {
 	case r.pending == 0:
@@ -295,6 +312,10 @@ func (r *Received) PutOff(d time.Duration) bool {
 }
 
 // OnAckSent records that an ACK frame with Ranges was sent.
+//
+// RFC 9000, Section 13.2.1: "Since packets containing only ACK frames are not
+// congestion controlled, an endpoint MUST NOT send more than one such packet in
+// response to receiving an ack-eliciting packet."
 func (r *Received) OnAckSent(time.Time) {
 	r.now, r.urgent, r.putOff = false, false, 0
 	r.pending = 0
@@ -311,6 +332,10 @@ func (r *Received) OnAckSent(time.Time) {
 // RFC 9000, Section 13.2.4: "In such a case, a receiver could send a PING or
 // other small ack-eliciting frame occasionally, such as once per round trip,
 // to elicit an ACK from the peer."
+//
+// RFC 9000, Section 13.2.1: "In that case, an endpoint MUST NOT send an
+// ack-eliciting frame in all packets that would otherwise be non-ack-eliciting,
+// to avoid an infinite feedback loop of acknowledgments."
 func (r *Received) ShouldElicit() bool {
 	return r.unconfirmed >= elicitAcks ||
 		len(r.ranges) >= elicitRanges && r.unconfirmed >= elicitAcks/8

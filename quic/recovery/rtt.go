@@ -83,6 +83,9 @@ func (r *RTT) ResetMin() { r.min = r.latest }
 //
 // RFC 9002, Section 6.2.1: "PTO = smoothed_rtt + max(4*rttvar, kGranularity) +
 // max_ack_delay"
+//
+// RFC 9002, Section 6.2.1: "The PTO period MUST be at least kGranularity to
+// avoid the timer expiring immediately."
 func (r *RTT) PTO(maxAckDelay time.Duration) time.Duration {
 	return r.smoothed + max(4*r.variation, granularity) + maxAckDelay
 }
@@ -90,6 +93,10 @@ func (r *RTT) PTO(maxAckDelay time.Duration) time.Duration {
 // lossDelay is the time threshold of RFC 9002, Section 6.1.2:
 // "max(kTimeThreshold * max(smoothed_rtt, latest_rtt), kGranularity)", with
 // kTimeThreshold in eighths; the recommended value is 9/8.
+//
+// RFC 9002, Section 6.1.2: "To avoid declaring packets as lost too early, this
+// time threshold MUST be set to at least the local timer granularity, as
+// indicated by the kGranularity constant."
 func (r *RTT) lossDelay(eighths int64) time.Duration {
 	rtt := max(r.smoothed, r.latest)
 	return max(rtt*time.Duration(eighths)/8, granularity)

@@ -41,6 +41,10 @@ func (l *Loss) earliestLoss() (t time.Time, space Space) {
 
 // probeTime is when the probe timer fires and for which space, with the number
 // of probes that are worth sending. The zero time: there is nothing to probe.
+//
+// RFC 9002, Section 6.2.1: "When ack-eliciting packets in multiple packet
+// number spaces are in flight, the timer MUST be set to the earlier value of
+// the Initial and Handshake packet number spaces."
 func (l *Loss) probeTime(now time.Time, rtt *RTT, st State) (t time.Time, space Space, probes int) {
 	for i := range l.spaces {
 		s := &l.spaces[i]
@@ -72,6 +76,10 @@ func (l *Loss) probeTime(now time.Time, rtt *RTT, st State) (t time.Time, space 
 	// the client MUST send a Handshake packet if it has Handshake keys,
 	// otherwise it MUST send an Initial packet in a UDP datagram with a payload
 	// of at least 1200 bytes."
+	//
+	// RFC 9000, Section 8.1: "Specifically, the client MUST send an Initial
+	// packet in a UDP datagram that contains at least 1200 bytes if it does not
+	// have Handshake keys, and otherwise send a Handshake packet."
 	if st.HasHandshakeKeys {
 		space = Handshake
 	}

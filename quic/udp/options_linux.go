@@ -42,6 +42,8 @@ func (s *Socket) configure(fd int, cfg Config) error {
 
 // configureIP asks for the destination address and ECN of what comes in and
 // for DF on what goes out. A dual-stack socket takes the IPv4 options too.
+//
+// RFC 9000, Section 14: "UDP datagrams MUST NOT be fragmented at the IP layer."
 func (s *Socket) configureIP(fd int) error {
 	v4 := []option{
 		{"IP_PKTINFO", unix.IPPROTO_IP, unix.IP_PKTINFO, 1},

@@ -49,6 +49,10 @@ type Layout struct {
 }
 
 // Size is the length of the connection IDs of this layout, 8 to 20.
+//
+// RFC 9000, Section 5.1: "An endpoint MUST NOT use the same IP address and port
+// for multiple concurrent connections with zero-length connection IDs, unless
+// it is certain that those protocol features are not in use."
 func (l Layout) Size() int {
 	switch {
 	case l.Len == 0:
@@ -64,6 +68,11 @@ func (l Layout) Size() int {
 // Append appends a new connection ID of Size octets. random fills all but the
 // first three octets; it is crypto/rand.Reader outside tests, which cannot
 // fail. An error of another reader is returned with b unchanged.
+//
+// RFC 9000, Section 5.1: "Connection IDs MUST NOT contain any information that
+// can be used by an external observer (that is, one that does not cooperate
+// with the issuer) to correlate them with other connection IDs for the same
+// connection."
 func (l Layout) Append(b []byte, shard, generation uint8, random io.Reader) ([]byte, error) {
 	var id [MaxConnIDLen]byte
 	n := l.Size()

@@ -26,6 +26,10 @@ type Ack struct {
 // reused. It keeps the 256 highest ranges; lower ones are checked and
 // ignored, which is safe: their packets count as not acknowledged yet. a is
 // undefined when n < 0.
+//
+// RFC 9000, Section 19.3: "QUIC implementations MUST properly handle both
+// types, and, if they have enabled ECN for packets they send, they SHOULD use
+// the information in the ECN section to manage their congestion state."
 func ConsumeAck(b []byte, a *Ack) (n int) {
 	if len(b) == 0 || b[0]&^1 != FrameAck {
 		return -1

@@ -144,6 +144,10 @@ func (r *reader) vector16() []byte { return r.bytes(r.uint16()) }
 func (r *reader) done() bool { return !r.bad && len(r.b) == 0 }
 
 // parse reads the body of a ClientHello (RFC 8446, Section 4.1.2).
+//
+// RFC 9001, Section 5.3: "An endpoint MUST NOT reject a ClientHello that offers
+// a cipher suite that it does not support, or it would be impossible to deploy
+// a new cipher suite."
 func (ch *ClientHello) parse(body []byte) error {
 	r := reader{b: body}
 	version := r.uint16()
@@ -361,3 +365,24 @@ func (ch *ClientHello) HasALPN(protocol string) bool { return slices.Contains(ch
 
 // NormalizedServerName returns ServerName in lower case, as rules compare it.
 func (ch *ClientHello) NormalizedServerName() string { return strings.ToLower(ch.ServerName) }
+
+// TicketEarlyData reads the body of a TLS NewSessionTicket message (RFC 8446,
+// Section 4.6.1): max_early_data_size of its early_data extension. ok is false
+// if there is none, or the message is malformed.
+func TicketEarlyData(body []byte) (max uint32, ok bool) {
+	r := reader{b: body}
+	r.bytes(4 + 4) // ticket_lifetime, ticket_age_add
+	r.vector8()    // ticket_nonce
+	r.vector16()   // ticket
+	extensions := reader{b: r.vector16()}
+	if !r.done() {
+		return 0, false
+	}
+	for len(extensions.b) > 0 && !extensions.bad {
+		typ := extensions.uint16()
+		if v := extensions.vector16(); typ == extEarlyData && len(v) == 4 {
+			max, ok = binary.BigEndian.Uint32(v), true
+		}
+	}
+	return max, ok && !extensions.bad
+}

@@ -125,6 +125,9 @@ func FrameAllowed(frameType uint64, t PacketType) bool {
 //
 // RFC 9000, Section 1.2: "Ack-eliciting packet: A QUIC packet that contains
 // frames other than ACK, PADDING, and CONNECTION_CLOSE."
+//
+// RFC 9000, Section 19.21: "Extension frames MUST be congestion controlled and
+// MUST cause an ACK frame to be sent."
 func FrameAckEliciting(frameType uint64) bool {
 	switch frameType {
 	case FramePadding, FrameAck, FrameAckECN, FrameConnectionClose, FrameConnectionCloseApp:

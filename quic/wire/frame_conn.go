@@ -68,6 +68,8 @@ func ConsumeNewToken(b []byte) (token []byte, n int) {
 func SizeNewToken(token []byte) int { return 1 + VarintLen(uint64(len(token))) + len(token) }
 
 // AppendNewToken appends a NEW_TOKEN frame; token must not be empty.
+//
+// RFC 9000, Section 19.7: "The token MUST NOT be empty."
 func AppendNewToken(b, token []byte) []byte {
 	return appendVarintBytes(append(b, FrameNewToken), token)
 }

@@ -28,6 +28,10 @@ func (v Version) String() string {
 }
 
 // Known reports whether v is a version this package reads and writes.
+//
+// RFC 9369, Section 3: "Except for a few differences, QUIC version 2 endpoints
+// MUST implement the QUIC version 1 specification as described in [QUIC],
+// [QUIC-TLS], and [QUIC-RECOVERY]."
 func (v Version) Known() bool { return v == Version1 || v == Version2 }
 
 // Reserved reports whether v is one of the versions set aside to exercise
@@ -228,6 +232,8 @@ func ParseLong(b []byte) (LongHeader, error) {
 
 // parseVersionNegotiation reads RFC 9000, Section 17.2.1. At least one
 // version has to be there, since an empty list tells a client nothing.
+//
+// RFC 9000, Section 17.2.1: "Clients MUST ignore the value of this field."
 func (h *LongHeader) parseVersionNegotiation(b []byte, at int) error {
 	h.Type = PacketVersionNegotiation
 	list := b[at:]
@@ -245,6 +251,8 @@ func (h *LongHeader) parseVersionNegotiation(b []byte, at int) error {
 // retryTagLen is the length of the Retry Integrity Tag.
 const retryTagLen = 16
 
+// RFC 9000, Section 17.2.5: "The value in the Unused field is set to an
+// arbitrary value by the server; a client MUST ignore these bits."
 func (h *LongHeader) parseRetry(b []byte, at int) error {
 	if len(b)-at < retryTagLen {
 		return ErrTruncated
@@ -318,6 +326,8 @@ const lengthLen = 2
 // the two-byte Length field, to be filled with SetLength once the payload is
 // known.
 func AppendLong(b []byte, t PacketType, v Version, dst, src ConnID, token []byte, pn uint64, pnLen int) (out []byte, lengthAt int) {
+	// RFC 9000, Section 17.2: "The value included prior to protection MUST be
+	// set to 0."
 	first := longBit | fixedBit | typeBits(t, v) | byte(pnLen-1)
 	b = appendInvariant(b, first, v, dst.b[:dst.n], src.b[:src.n])
 	if t == PacketInitial {
@@ -345,7 +355,12 @@ const (
 
 // AppendShort appends the header of a 1-RTT packet with the low pnLen (1 to
 // 4) bytes of pn, unprotected.
+//
+// RFC 9000, Section 17.4: "An endpoint that does not support this feature MUST
+// disable it, as defined below."
 func AppendShort(b []byte, dst ConnID, pn uint64, pnLen int, keyPhase, spin bool) []byte {
+	// RFC 9000, Section 17.3.1: "The value included prior to protection MUST be
+	// set to 0."
 	first := byte(fixedBit) | byte(pnLen-1)
 	if keyPhase {
 		first |= shortKeyPhase
@@ -362,6 +377,9 @@ func AppendShort(b []byte, dst ConnID, pn uint64, pnLen int, keyPhase, spin bool
 func KeyPhase(first byte) bool { return first&shortKeyPhase != 0 }
 
 // Spin returns the latency spin bit of a short header; it is not protected.
+//
+// RFC 9000, Section 17.4: "When the spin bit is disabled, endpoints MAY set the
+// spin bit to any value and MUST ignore any incoming value."
 func Spin(first byte) bool { return first&shortSpin != 0 }
 
 // ReservedBits reports whether a reserved bit of first, the first byte of a
@@ -370,6 +388,10 @@ func Spin(first byte) bool { return first&shortSpin != 0 }
 // RFC 9000, Section 17.2: "An endpoint MUST treat receipt of a packet that has
 // a non-zero value for these bits after removing both packet and header
 // protection as a connection error of type PROTOCOL_VIOLATION."
+//
+// RFC 9000, Section 17.3.1: "An endpoint MUST treat receipt of a packet that
+// has a non-zero value for these bits, after removing both packet and header
+// protection, as a connection error of type PROTOCOL_VIOLATION."
 func ReservedBits(first byte) bool {
 	if IsLong(first) {
 		return first&longReserved != 0
@@ -384,6 +406,9 @@ func ReservedBits(first byte) bool {
 // RFC 9000, Section 17.2.1: "Where QUIC might be multiplexed with other
 // protocols (see [RFC7983]), servers SHOULD set the most significant bit of
 // this field (0x40) to 1"
+//
+// RFC 9000, Section 17.2.1: "The Version field of a Version Negotiation packet
+// MUST be set to 0x00000000."
 func AppendVersionNegotiation(b []byte, dst, src []byte, versions []Version, random byte) []byte {
 	b = appendInvariant(b, longBit|fixedBit|random&0x3f, 0, dst, src)
 	for _, v := range versions {

@@ -141,6 +141,9 @@ func DefaultTransportParams() TransportParams {
 // Append appends the value of the quic_transport_parameters TLS extension.
 // Parameters that equal their default are left out. isServer says who sends:
 // a client's block never has the parameters that only servers may send.
+//
+// RFC 9000, Section 7.4: "An endpoint MUST NOT send a parameter more than once
+// in a given transport parameters extension."
 func (p *TransportParams) Append(b []byte, isServer bool) []byte {
 	if isServer {
 		b = p.appendServerOnly(b)
@@ -184,6 +187,9 @@ func (p *TransportParams) Append(b []byte, isServer bool) []byte {
 }
 
 // appendServerOnly appends what clients must not send.
+//
+// RFC 9000, Section 18.2: "This transport parameter MUST NOT be sent by a
+// client but MAY be sent by a server."
 func (p *TransportParams) appendServerOnly(b []byte) []byte {
 	if p.HasOriginalDst {
 		b = appendConnIDParam(b, paramOriginalDst, p.OriginalDst)

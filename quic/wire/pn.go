@@ -13,6 +13,10 @@ const MaxPacketNumber = MaxVarint
 // RFC 9000, Section 17.1: "the sender MUST use a packet number size able to
 // represent more than twice as large a range as the difference between the
 // largest acknowledged packet number and the packet number being sent"
+//
+// RFC 9000, Section 17.1: "Prior to receiving an acknowledgment for a packet
+// number space, the full packet number MUST be included; it is not to be
+// truncated, as described below."
 func PacketNumberLen(pn uint64, largestAcked int64) int {
 	unacked := pn - uint64(largestAcked) // -1 wraps to pn+1
 	switch {

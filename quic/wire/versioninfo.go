@@ -22,6 +22,9 @@ const maxVersions = 64
 // TRANSPORT_PARAMETER_ERROR.
 func ParseVersionInfo(v []byte, fromServer bool) (VersionInfo, error) {
 	var info VersionInfo
+	// RFC 9368, Section 4: "then the endpoint MUST close the connection; if the
+	// connection was using QUIC version 1, that connection closure MUST use a
+	// transport error of type TRANSPORT_PARAMETER_ERROR."
 	if len(v) < 4 || len(v)%4 != 0 {
 		return info, fmt.Errorf("version information of %d bytes, want a multiple of 4", len(v))
 	}
