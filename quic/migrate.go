@@ -117,7 +117,7 @@ func (c *Conn) followOwn(src *packetSource) {
 
 // startChallenge begins to validate a path (RFC 9000, Section 8.2).
 func (c *Conn) startChallenge(p *path) {
-	p.challenges = [maxChallenges][8]byte{}
+	p.challenges, p.challengeTries = [maxChallenges][8]byte{}, 0
 	now := c.now()
 	p.challenging, p.needChallenge, p.challengeSmall = true, true, false
 	p.challengeSent = now
@@ -237,6 +237,11 @@ func (c *Conn) goBack() {
 	c.dirty = true
 }
 
+// challengeAgain is when a challenge is repeated: ever later, as probe timeouts are.
+func (c *Conn) challengeAgain(p *path) time.Time {
+	return p.challengeSent.Add(p.rtt.PTO(c.maxAckDelay()) << min(p.challengeTries, maxChallenges))
+}
+
 // challengeExpired repeats a challenge that is due again, or tells that it was
 // repeated for long enough.
 //
@@ -247,8 +252,9 @@ func (c *Conn) challengeExpired(p *path) bool {
 	if !now.Before(p.challengeUntil) {
 		return true
 	}
-	if now.Sub(p.challengeSent) >= p.rtt.PTO(c.maxAckDelay()) {
+	if !now.Before(c.challengeAgain(p)) {
 		p.needChallenge = true
+		p.challengeTries++
 		p.challengeSent = now
 		c.dirty = true
 	}

@@ -37,7 +37,8 @@ type path struct {
 	challenges     [maxChallenges][8]byte // sent and unanswered, the newest first
 	challenging    bool                   // and it is still waited for
 	needChallenge  bool
-	challengeSmall bool // a challenge of this round went out in less than 1200 bytes
+	challengeSmall bool  // a challenge of this round went out in less than 1200 bytes
+	challengeTries uint8 // times that it was repeated
 	challengeSent  time.Time
 	challengeUntil time.Time
 	response       [8]byte
@@ -92,7 +93,7 @@ func (p *path) setMTU(n int) {
 }
 
 // maxChallenges is how many PATH_CHALLENGE frames of a validation may be answered.
-const maxChallenges = 4
+const maxChallenges = 8
 
 // newChallenge makes the data of the next PATH_CHALLENGE frame. Those before it
 // can still be answered.

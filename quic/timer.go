@@ -48,7 +48,7 @@ func (c *Conn) deadline() time.Time {
 	earliest(c.early.until)
 	for _, p := range c.eachPath() {
 		if p != nil && p.challenging {
-			earliest(p.challengeSent.Add(p.rtt.PTO(c.maxAckDelay())))
+			earliest(c.challengeAgain(p))
 		}
 	}
 	return t
