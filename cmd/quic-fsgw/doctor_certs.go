@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/user"
@@ -40,6 +41,17 @@ func (e *examination) certificates() {
 func (e *examination) expiries() {
 	hc := supervise.HelperConfig(e.cfg)
 	hc.WatchInterval = -1
+	if h := e.cfg.HTTPS; h != nil && h.ACME != nil {
+		// serve fetches them; before it has run they are not there.
+		hc.Certificates = slices.DeleteFunc(hc.Certificates, func(c tlshd.Certificate) bool {
+			_, err := os.Stat(c.Cert)
+			gone := errors.Is(err, os.ErrNotExist) && c.Cert == c.Key
+			if gone {
+				e.warn("certificates", "serve fetches it", "%s is not there yet", c.Cert)
+			}
+			return gone
+		})
+	}
 	srv, err := tlshd.NewServer(hc, nil)
 	if err != nil {
 		e.fail("certificates", "the handshake helper would not start", "%v", err)

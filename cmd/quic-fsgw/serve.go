@@ -26,6 +26,7 @@ var serveCommand = command{
 const (
 	workerWord = "packet-process"
 	devNFSWord = "dev-nfs-process"
+	httpsWord  = "https-process"
 )
 
 var processes = map[string]func(ctx context.Context, args []string) error{
@@ -34,6 +35,7 @@ var processes = map[string]func(ctx context.Context, args []string) error{
 	},
 	helperWord: runHelper,
 	devNFSWord: runDevNFS,
+	httpsWord:  runHTTPS,
 }
 
 func init() { serveCommand.run = runServe }
@@ -79,6 +81,15 @@ func supervised(ctx context.Context, file string, log *slog.Logger, ready func()
 	signal.Notify(reload, syscall.SIGHUP)
 	defer signal.Stop(reload)
 	return supervise.Run(ctx, supervise.Config{
-		File: file, WorkerArgs: []string{workerWord}, HelperArgs: helperArgs(log), Logger: log, Ready: ready,
+		File: file, WorkerArgs: []string{workerWord}, HelperArgs: helperArgs(log), HTTPSArgs: append([]string{httpsWord}, helperArgs(log)[1:]...), Logger: log, Ready: ready,
 	}, reload)
+}
+
+// runHTTPS is the process that ends TLS on TCP, as a child of serve.
+func runHTTPS(ctx context.Context, args []string) error {
+	level := "info"
+	if len(args) == 1 {
+		level = args[0]
+	}
+	return supervise.HTTPS(ctx, newLogger(&config.Log{Level: level, Format: "auto"}, os.Stderr))
 }

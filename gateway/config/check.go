@@ -15,6 +15,7 @@ const publicRule = "public"
 // check holds the decoded file against everything one key alone can't say.
 func check(d *decoder, c *Config) {
 	checkListen(d, c)
+	checkHTTPS(d, c)
 	checkTlshd(d, c)
 	checkTags(d, c)
 	for name, r := range c.Access {
@@ -43,7 +44,7 @@ func checkListen(d *decoder, c *Config) {
 
 func checkTlshd(d *decoder, c *Config) {
 	t := &c.Tlshd
-	if len(t.Certificates) == 0 && t.Mode == "spawn" && len(c.Routes) > 0 {
+	if len(t.Certificates)+len(c.fetched()) == 0 && t.Mode == "spawn" && len(c.Routes) > 0 {
 		d.errorAt("tlshd.certificates", "quic-fsgw init and quic-fsgw cert make some", "at least one server certificate is needed")
 	}
 	for i := range t.Certificates {

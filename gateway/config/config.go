@@ -13,6 +13,8 @@
 package config
 
 import (
+	"path/filepath"
+
 	"encoding/asn1"
 
 	"github.com/quic-fsgw/quic-fsgw/gateway/access"
@@ -26,6 +28,7 @@ type Config struct {
 	Access map[string]AccessRule `yaml:"access" doc:"Named access rules; the name public is built in and means no certificate is asked for"`
 	Tags   map[string][]Filter   `yaml:"tags" doc:"Named filters on client certificates, for access rules and the audit log; a client has a tag if its own certificate passes every filter"`
 	Routes []Route               `yaml:"routes" doc:"First match wins; a connection that matches none is refused"`
+	HTTPS  *HTTPS                `yaml:"https" doc:"Services on TCP; absent: none. A process of its own ends their TLS, the only one beside the handshake helper that reads private keys"`
 	QUIC   QUIC                  `yaml:"quic" doc:"Transport settings"`
 	Limits Limits                `yaml:"limits" doc:"Bounds on what clients can take"`
 	Admin  Admin                 `yaml:"admin" doc:"Metrics, health and the admin socket"`
@@ -240,6 +243,45 @@ type MapRow struct {
 // Forward names the process a connection is given to.
 type Forward struct {
 	UDP Addr `yaml:"udp" doc:"Address and port of the other process; it sees each client under a source port of its own"`
+}
+
+// HTTPS configures the services on TCP.
+type HTTPS struct {
+	Listen Addr   `yaml:"listen" default:":443" doc:"TCP address and port; certificate authorities ask on port 443"`
+	User   string `yaml:"user" default:"" doc:"Account of the process when root starts serve; empty: quic-fsgw-https, or if there is none a number that nobody has"`
+	ACME   *ACME  `yaml:"acme" doc:"Fetch and renew server certificates (RFC 8555, TLS-ALPN-01)"`
+
+	KDCProxy *KDCProxy `yaml:"kdc_proxy" doc:"Kerberos for clients outside (MS-KKDCP), at /KdcProxy"`
+}
+
+// ACME says which certificates are fetched.
+type ACME struct {
+	Names       []string `yaml:"names" doc:"Server names to have certificates for; the handshake helper shows them, without an entry in tlshd.certificates"`
+	Directory   string   `yaml:"directory" default:"https://acme-v02.api.letsencrypt.org/directory" doc:"URL of the certificate authority"`
+	CA          Path     `yaml:"ca" default:"" doc:"CA certificates to trust the directory by; empty: the system's"`
+	Email       string   `yaml:"email" default:"" doc:"Where the authority may write to"`
+	AcceptTerms bool     `yaml:"accept_terms" default:"false" doc:"You accept the authority's terms of service; must be true"`
+	Dir         Path     `yaml:"dir" default:"/var/lib/quic-fsgw/acme" doc:"Directory of the account and the certificates, owned by the process's account; NAME.pem is key and chain, read by the handshake helper"`
+	RenewBefore Duration `yaml:"renew_before" default:"720h" min:"1h" max:"8760h" doc:"A certificate is renewed this long before its end"`
+}
+
+// File is where the certificate for a name is.
+func (a *ACME) File(name string) string { return filepath.Join(string(a.Dir), name+".pem") }
+
+// KDCProxy is Kerberos over HTTPS.
+type KDCProxy struct {
+	Realms  []Realm  `yaml:"realms" doc:"Realms that requests may be for; others are refused"`
+	Cert    Path     `yaml:"cert" default:"" doc:"Certificate chain, PEM; empty: those of acme"`
+	Key     Path     `yaml:"key" default:"" doc:"Its private key, PEM"`
+	Timeout Duration `yaml:"timeout" default:"10s" min:"1s" max:"1m" doc:"Time for the exchange with one server"`
+	Limit   int      `yaml:"limit" default:"64" min:"1" max:"65536" doc:"Requests at a time; more are answered 503"`
+}
+
+// Realm is a Kerberos realm.
+type Realm struct {
+	Name      string   `yaml:"name" doc:"Realm, such as CORP.EXAMPLE.COM"`
+	KDCs      []string `yaml:"kdcs" doc:"host:port of its KDCs on TCP, tried in order; port 88 where none is given"`
+	Passwords []string `yaml:"passwords" doc:"host:port of the password service on TCP; port 464 where none is given; none: changes of passwords are refused"`
 }
 
 // QUIC holds transport settings.

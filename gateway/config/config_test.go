@@ -11,6 +11,43 @@ import (
 	"github.com/quic-fsgw/quic-fsgw/gateway/access"
 )
 
+// Whatever is wrong with services on TCP is said, with a place.
+func TestHTTPSErrors(t *testing.T) {
+	const routes = `
+access: {staff: {client_certificate: none}}
+routes: [{name: a, match: {server_name: files.example.com}, access: staff, smb: {backends: [n]}}]
+`
+	for text, want := range map[string]string{
+		"https: {}":                                           "has nothing to serve",
+		"https: {acme: {accept_terms: true}}":                 "at least one name",
+		"https: {acme: {names: [files.example.com]}}":         "have to be accepted",
+		"https: {acme: {names: [files], accept_terms: true}}": "no authority certifies",
+		"https: {acme: {names: [files.example.com, FILES.example.com.], accept_terms: true}}":         "given twice",
+		"https: {acme: {names: ['*.example.com'], accept_terms: true}}":                               "is not a host name",
+		"https: {acme: {names: [files.example.com], accept_terms: true, directory: 'http://x'}}":      "is no https URL",
+		"https: {kdc_proxy: {realms: [{name: X, kdcs: [a]}]}}":                                        "needs a certificate",
+		"https: {kdc_proxy: {cert: c, key: k}}":                                                       "at least one realm",
+		"https: {kdc_proxy: {cert: c, realms: [{name: X, kdcs: [a]}]}}":                               "go together",
+		"https: {kdc_proxy: {cert: c, key: k, realms: [{name: X}]}}":                                  "at least one KDC",
+		"https: {kdc_proxy: {cert: c, key: k, realms: [{name: X, kdcs: [a]}, {name: x, kdcs: [a]}]}}": "given twice",
+		"https: {kdc_proxy: {cert: c, key: k, realms: [{name: 'X Y', kdcs: ['a:b:c']}]}}":             "no realm",
+	} {
+		_, err := Parse("x.yaml", []byte(text+"\ntlshd: {certificates: [{names: [files.example.com], cert: c, key: k}]}\n"+routes))
+		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "x.yaml:1:") {
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
+	}
+	// A name that is fetched needs no other certificate.
+	c := mustParse(t, "https: {acme: {names: [Files.Example.com], accept_terms: true}}\n"+routes)
+	if len(c.Warnings()) != 0 || c.HTTPS.ACME.Names[0] != "files.example.com" || c.HTTPS.Listen != ":443" {
+		t.Errorf("%v, %+v", c.Warnings(), c.HTTPS)
+	}
+	c = mustParse(t, "https: {kdc_proxy: {cert: c, key: k, realms: [{name: corp.test, kdcs: [DC], passwords: ['dc:1464']}]}}\ntlshd: {certificates: [{names: [files.example.com], cert: c, key: k}]}\n"+routes)
+	if r := c.HTTPS.KDCProxy.Realms[0]; r.Name != "CORP.TEST" || r.KDCs[0] != "dc:88" || r.Passwords[0] != "dc:1464" {
+		t.Errorf("%+v", r)
+	}
+}
+
 // full uses every section the format has.
 const full = `
 listen:

@@ -34,6 +34,14 @@ func (c *Config) CheckFiles(now time.Time) (problems, warnings Problems) {
 	for i, f := range c.Tlshd.CRL {
 		d.checkCRL(fmt.Sprintf("tlshd.crl[%d]", i), f, c.Tlshd.CRLExpired, now)
 	}
+	if h := c.HTTPS; h != nil {
+		if h.ACME != nil && h.ACME.CA != "" {
+			d.checkCAs("https.acme.ca", []Path{h.ACME.CA}, now)
+		}
+		if k := h.KDCProxy; k != nil && k.Cert != "" {
+			d.checkPair("https.kdc_proxy", Certificate{Cert: k.Cert, Key: k.Key}, now)
+		}
+	}
 	d.checkReadable("tlshd.ticket_keys", c.Tlshd.TicketKeys)
 	if name := c.QUIC.AddressKeys; d.checkReadable("quic.address_keys", name) {
 		if _, err := LoadAddressKeys(string(name)); name != "" && err != nil {

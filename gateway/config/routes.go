@@ -149,11 +149,11 @@ func checkAccess(d *decoder, c *Config, path string, r *Route) {
 	case rule.ClientCertificate != "none" && len(rule.ClientCA)+len(c.Tlshd.ClientCA) == 0 && c.Tlshd.Mode == "spawn":
 		d.errorAt("access."+r.Access, "tlshd.client_ca: [FILE]", "asks for client certificates, but no client_ca says whose")
 	}
-	if len(c.Tlshd.Certificates) == 0 {
+	if len(c.Tlshd.Certificates)+len(c.fetched()) == 0 {
 		return
 	}
 	for _, name := range r.Match.ServerName {
-		if !slices.ContainsFunc(c.Tlshd.Certificates, func(cert Certificate) bool {
+		if !slices.Contains(c.fetched(), name) && !slices.ContainsFunc(c.Tlshd.Certificates, func(cert Certificate) bool {
 			return slices.ContainsFunc(cert.Names, func(n string) bool { return covered(n, name) })
 		}) {
 			d.warnAt(path+".match.server_name", "", "no certificate is for %s", name)

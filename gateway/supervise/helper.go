@@ -22,6 +22,7 @@ func HelperConfig(cfg *config.Config) tlshd.Config {
 	for _, c := range t.Certificates {
 		out.Certificates = append(out.Certificates, tlshd.Certificate{Names: c.Names, Cert: string(c.Cert), Key: string(c.Key), PFX: string(c.PFX), PFXPassword: string(c.PFXPassword)})
 	}
+	out.Certificates = append(out.Certificates, fetched(cfg)...)
 	for name, a := range cfg.Access {
 		if len(a.ClientCA) > 0 {
 			if out.ClientCASets == nil {

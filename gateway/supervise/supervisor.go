@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"reflect"
 	"runtime"
 	"slices"
 	"sync"
@@ -29,6 +30,7 @@ type Config struct {
 	File       string   // the configuration file
 	WorkerArgs []string // arguments that make this program call Worker
 	HelperArgs []string // arguments that make this program call tlshd.RunHelper
+	HTTPSArgs  []string // arguments that make this program call HTTPS
 	Logger     *slog.Logger
 	Ready      func() // called each time the packet process serves; may be nil
 }
@@ -91,6 +93,11 @@ func Run(ctx context.Context, conf Config, reload <-chan os.Signal) error {
 	defer s.closeAdmin()
 	inner, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
+	stopHTTPS, err := s.startHTTPS(inner)
+	if err != nil {
+		return err
+	}
+	defer stopHTTPS()
 	if err := s.startHelper(inner); err != nil {
 		return err
 	}
@@ -418,6 +425,9 @@ func (s *Supervisor) apply(ctx context.Context, text []byte) (warnings []string,
 	}
 	if cfg.RunAs != s.cfg.RunAs {
 		return nil, errors.New("reload: run_as has changed (restart to apply it)")
+	}
+	if !reflect.DeepEqual(cfg.HTTPS, s.cfg.HTTPS) {
+		return nil, errors.New("reload: https has changed (restart to apply it)")
 	}
 	if os.Geteuid() == 0 && len(capabilities(cfg)) > len(capabilities(s.cfg)) {
 		return nil, errors.New("reload: privileged_port is new, and the packet process may not use low ports any more (restart to apply it)")

@@ -94,6 +94,7 @@ var rules = []rule{
 	{dir: "gateway/forward", ours: []string{"quic/wire", "quic/protect", "quic/udp"}, others: []string{"golang.org/x/sys", "golang.org/x/crypto"}},
 	{dir: "gateway/reason"},
 	{dir: "gateway/kdcproxy"},
+	{dir: "gateway/https", ours: []string{"gateway/kdcproxy", "gateway/pki"}, others: []string{"golang.org/x/crypto", "golang.org/x/net", "golang.org/x/text"}},
 	{dir: "gateway/admin"},
 	{dir: "gateway/config", ours: []string{"gateway/access"}, others: []string{"gopkg.in/yaml.v3"}},
 	{dir: "gateway/client", deny: []string{"gateway/admin"}},

@@ -1,0 +1,243 @@
+//go:build linux
+
+package main
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/acme"
+
+	"github.com/quic-fsgw/quic-fsgw/smb/sambatest"
+)
+
+const acmeName = "files.acme.test"
+
+// serveNames is a DNS server that knows one answer: 127.0.0.1.
+func serveNames(t *testing.T) string {
+	t.Helper()
+	c, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		buf := make([]byte, 1500)
+		for {
+			n, from, err := c.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			if a := answerName(buf[:n]); a != nil {
+				_, _ = c.WriteTo(a, from)
+			}
+		}
+	}()
+	t.Cleanup(func() {
+		c.Close()
+		<-done
+	})
+	return c.LocalAddr().String()
+}
+
+// answerName answers the first question of a query: with an address if that is
+// what is asked for (type 1), else with nothing.
+func answerName(q []byte) []byte {
+	at := 12
+	for at < len(q) && q[at] != 0 {
+		at += 1 + int(q[at])
+	}
+	if at+5 > len(q) {
+		return nil
+	}
+	end := at + 5
+	out := append([]byte{q[0], q[1], 0x84, 0, 0, 1, 0, 0, 0, 0, 0, 0}, q[12:end]...)
+	if q[at+1] == 0 && q[at+2] == 1 {
+		out[7] = 1
+		out = append(out, 0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 1, 0, 4, 127, 0, 0, 1)
+	}
+	return out
+}
+
+// authorityServer is Pebble, Let's Encrypt's own small ACME server, which
+// validates challenges as the large one does.
+type authorityServer struct {
+	Directory string
+	CA        string // that its own HTTPS is trusted by
+}
+
+func startPebble(t *testing.T, challengePort int) *authorityServer {
+	t.Helper()
+	dir := t.TempDir()
+	bin := filepath.Join(dir, "pebble")
+	build := exec.Command("go", "build", "-modfile=../../internal/tools/go.mod", "-o", bin, "github.com/letsencrypt/pebble/v2/cmd/pebble")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("go build pebble: %v\n%s", err, out)
+	}
+	a := newAuthority(t)
+	cert, key := a.server("localhost")
+	port := freeTCPPort(t)
+	conf := filepath.Join(dir, "pebble.json")
+	b, err := json.Marshal(map[string]any{"pebble": map[string]any{
+		"listenAddress": fmt.Sprintf("127.0.0.1:%d", port), "managementListenAddress": fmt.Sprintf("127.0.0.1:%d", freeTCPPort(t)),
+		"certificate": cert, "privateKey": key, "httpPort": freeTCPPort(t), "tlsPort": challengePort,
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(conf, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(bin, "-config", conf, "-dnsserver", serveNames(t), "-strict")
+	cmd.Env = append(os.Environ(), "PEBBLE_VA_NOSLEEP=1", "PEBBLE_WFE_NONCEREJECT=0")
+	cmd.Stdout, cmd.Stderr = w, w
+	err = cmd.Start()
+	w.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, done := newLogLines(), make(chan struct{})
+	go func() {
+		log.readFrom(r)
+		cmd.Wait()
+		close(done)
+	}()
+	t.Cleanup(func() {
+		cmd.Process.Signal(syscall.SIGKILL)
+		<-done
+		if t.Failed() {
+			t.Logf("pebble wrote:\n%s", log.tail(40))
+		}
+	})
+	log.wait(t, 0, "pebble to listen", func(l logLine) bool { return strings.Contains(l.Raw, "ACME directory available") })
+	return &authorityServer{Directory: fmt.Sprintf("https://localhost:%d/dir", port), CA: a.CA}
+}
+
+// shownBy is the certificate that the gateway shows for a name.
+func shownBy(t *testing.T, g *gatewayProcess, name string) *x509.Certificate {
+	t.Helper()
+	var got *x509.Certificate
+	p := peer{ServerName: name, TLS: func(c *tls.Config) {
+		c.VerifyConnection = func(cs tls.ConnectionState) error {
+			got = cs.PeerCertificates[0]
+			return nil
+		}
+	}}
+	conn := p.mustDial(t, g.Addr)
+	_ = conn.CloseWithError(0, "")
+	return got
+}
+
+// A certificate is fetched from a real ACME server by TLS-ALPN-01: the process
+// on TCP answers the challenge and writes the file, the helper picks it up, and
+// no other process has its key.
+func TestACME(t *testing.T) {
+	challenges := freeTCPPort(t)
+	pebble := startPebble(t, challenges)
+	dir := filepath.Join(shortDir(t), "acme")
+	backend := startCounting(t)
+	a := newAuthority(t)
+	g := startGateway(t, gatewaySetup{Authority: a, Names: []string{"other.test"},
+		Rest: fmt.Sprintf(`https:
+  listen: "127.0.0.1:%d"
+  acme: {names: [%s], directory: %q, ca: %q, accept_terms: true, dir: %q, email: admin@acme.test}
+`, challenges, acmeName, pebble.Directory, pebble.CA, dir) + strings.ReplaceAll(quietSMB(backend.Addr), sambatest.Host, acmeName)})
+	g.Log.wait(t, 0, "the certificate", func(l logLine) bool { return l.Msg == "certificate is there" })
+	var shown *x509.Certificate
+	eventually(t, "the helper to show it", func() bool {
+		shown = shownBy(t, g, acmeName)
+		return strings.Contains(shown.Issuer.CommonName, "Pebble")
+	})
+	if err := shown.VerifyHostname(acmeName); err != nil {
+		t.Error(err)
+	}
+
+	// The files: what is published is what is shown; the account is nobody else's.
+	file := filepath.Join(dir, acmeName+".pem")
+	for name, want := range map[string]os.FileMode{file: 0o640, filepath.Join(dir, "account", acmeName): 0o600, filepath.Join(dir, "account", "acme_account+key"): 0o600} {
+		info, err := os.Stat(name)
+		if err != nil || info.Mode().Perm() != want {
+			t.Errorf("%s: %v, mode %v, want %v", name, err, info.Mode(), want)
+		} else if st := info.Sys().(*syscall.Stat_t); os.Geteuid() == 0 && st.Uid == 0 {
+			t.Errorf("%s is root's: the process is no account of its own", name)
+		}
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyBlock, _ := pem.Decode(text)
+	key, err := x509.ParseECPrivateKey(keyBlock.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !key.PublicKey.Equal(shown.PublicKey) {
+		t.Error("another key is published than the one shown")
+	}
+	d, err := key.Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	needle := map[string][]byte{"D": d, "DER": keyBlock.Bytes}
+	if len(found(t, g.Child(helperWord), needle)) == 0 {
+		t.Error("the key is not found in the helper: the search is worth nothing")
+	}
+	for who, pid := range map[string]int{"supervisor": g.Pid, "packet process": g.Child(workerWord)} {
+		if names := found(t, pid, needle); len(names) > 0 {
+			t.Errorf("%s holds %q of the key", who, names)
+		}
+	}
+
+	// Nothing else is served there, and the process comes back when it dies.
+	strangers(t, challenges)
+	mark := g.Log.mark()
+	kill9(t, g.Child(httpsWord))
+	g.Log.wait(t, mark, "the process to be started again", func(l logLine) bool { return l.Msg == "https process runs" })
+	g.Log.wait(t, mark, "what it has kept", func(l logLine) bool { return l.Msg == "certificate is there" })
+	if again := shownBy(t, g, acmeName); !again.Equal(shown) {
+		t.Error("another certificate after the restart: it was fetched anew")
+	}
+}
+
+// strangers: who comes for anything but a challenge gets no handshake.
+func strangers(t *testing.T, port int) {
+	t.Helper()
+	for _, c := range []*tls.Config{
+		{ServerName: acmeName}, {ServerName: acmeName, NextProtos: []string{"http/1.1"}}, {ServerName: acmeName, NextProtos: []string{"h2", acme.ALPNProto}},
+		{ServerName: "nobody.test", NextProtos: []string{acme.ALPNProto}}, {NextProtos: []string{acme.ALPNProto}},
+	} {
+		c.InsecureSkipVerify = true
+		conn, err := tls.DialWithDialer(&net.Dialer{Timeout: e2eDeadline}, "tcp", fmt.Sprintf("127.0.0.1:%d", port), c)
+		if err == nil {
+			conn.Close()
+			t.Errorf("a handshake for %q with %q", c.ServerName, c.NextProtos)
+		}
+	}
+	// One that says nothing does not stay.
+	conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetReadDeadline(time.Now().Add(3 * e2eDeadline))
+	if _, err := conn.Read(make([]byte, 1)); err == nil || os.IsTimeout(err) {
+		t.Errorf("a silent connection: %v", err)
+	}
+}
