@@ -34,13 +34,13 @@ type Conn struct {
 	server  bool
 	home    atomic.Pointer[shard] // its socket
 	id      string
-	log     *slog.Logger
 	inbox   inbox
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
 	ready   chan struct{} // closed when TLS is complete or the connection is over
 	wanted  atomic.Int32  // those who wait for mu
 	inTurns atomic.Bool   // see turns
+	earlyUp chan struct{} // closed when a client may send 0-RTT; nil: it was not asked for
 
 	mu sync.Mutex // guards everything below
 	connGuarded
@@ -90,7 +90,8 @@ type connGuarded struct {
 	ids    connIDs
 	keys   [2]spaceKeys // Initial, Handshake
 	app    appKeys
-	early  []earlyPacket
+	early  earlyState
+	ahead  []earlyPacket // packets before their keys
 	crypto [3]cryptoStream
 	recv   [recovery.NumSpaces]recovery.Received
 	loss   recovery.Loss
@@ -117,6 +118,7 @@ type connGuarded struct {
 	started         time.Time
 	idle            time.Duration
 	restedAt        time.Time // see rest
+	restedBytes     uint64    // of streams, when it last left something behind
 	ping            bool
 	lastPing        time.Time // of a keepalive
 	blocked         *outBatch // sealed packets the socket did not take
@@ -169,8 +171,10 @@ func newConn(ep *Endpoint, sh *shard, cfg *Config, server bool, v wire.Version) 
 func (c *Conn) setID(odcid wire.ConnID) {
 	c.originalDst = odcid
 	c.id = hex.EncodeToString(odcid.Append(nil))
-	c.log = c.cfg.logger().With("conn", c.id)
 }
+
+// log is made when there is something to say: most connections never have.
+func (c *Conn) log() *slog.Logger { return c.cfg.logger().With("conn", c.id) }
 
 // lock takes the connection for the application.
 func (c *Conn) lock() {
@@ -464,7 +468,9 @@ func (c *Conn) free() {
 	}
 	c.streams.closed()
 	c.freeDatagrams()
-	c.early = nil
+	c.ahead = nil
+	c.early.dropKeys()
+	c.early.held = nil
 	c.crypto = [3]cryptoStream{}
 	if c.blocked != nil {
 		c.blocked.release()

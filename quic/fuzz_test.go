@@ -78,10 +78,11 @@ func newFuzzServer(t testing.TB) *fuzzServer {
 
 type noHandshake struct{}
 
-func (noHandshake) Crypto(Level, []byte)   {}
-func (noHandshake) TransportParams([]byte) {}
-func (noHandshake) Ticket()                {}
-func (noHandshake) Close()                 {}
+func (noHandshake) Crypto(Level, []byte)     {}
+func (noHandshake) TransportParams([]byte)   {}
+func (noHandshake) Ticket()                  {}
+func (noHandshake) Remember(Version, []byte) {}
+func (noHandshake) Close()                   {}
 
 // deliver hands a datagram to the endpoint, as its reader does.
 func (f *fuzzServer) deliver(b []byte) {

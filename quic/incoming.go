@@ -46,6 +46,13 @@ func (e *Endpoint) unknown(s *shard, r *rxBatch, id wire.ConnID) {
 			continue
 		}
 		h, err := wire.ParseLong(b)
+		if err == nil && h.Type == wire.Packet0RTT && cfg.EarlyData {
+			// While addresses are validated there will be no such connection.
+			if cfg.Retry == RetryAlways || !e.waiting.put(b, h.Dst, r, time.Now()) {
+				e.stats.Drop0RTT.Add(1)
+			}
+			continue
+		}
 		if err != nil || h.Type != wire.PacketInitial || cfg.NoGrease && !wire.HasFixedBit(b[0]) {
 			e.stats.DropUnknown.Add(1)
 			continue
@@ -148,6 +155,9 @@ func (e *Endpoint) start(s *shard, cfg *Config, h *wire.LongHeader, r *rxBatch, 
 	e.addLive(c)
 	e.stats.Started.Add(1)
 	c.processBatch(r)
+	if cfg.EarlyData {
+		c.receiveWaiting(e.waiting.take(h.Dst, r, c.now()))
+	}
 	c.dirty = true
 	c.setTimer()
 	c.unlock()

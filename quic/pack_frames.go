@@ -138,6 +138,9 @@ func (c *Conn) appendStreamControl(b []byte, room int, add func(recovery.Record)
 		s := q[0]
 		q = withoutFirst(q)
 		s.ctrl = false
+		if c.holds(s) {
+			continue
+		}
 		r, w := &s.rcv, &s.snd
 		if w.needReset {
 			b = wire.AppendResetStream(b, s.id, w.resetCode, w.buf.end)
@@ -239,7 +242,7 @@ func wantsMore(s *Stream, sp span, n int) bool {
 // nothing to send now: then it leaves the queue.
 func (c *Conn) nextSpan(s *Stream) (sp span, again, ok bool) {
 	w := &s.snd
-	if s.gone || w.reset {
+	if s.gone || w.reset || c.holds(s) {
 		return span{}, false, false
 	}
 	sp, again = w.buf.pending()
@@ -288,7 +291,7 @@ func (c *Conn) markSent(s *Stream, off uint64, n int, again bool, pkt *recovery.
 		c.stats.BytesRetransmitted += uint64(n)
 	} else {
 		c.flow.sent += uint64(n)
-		c.turns.answered()
+		c.answered()
 	}
 	w.buf.sent(off, end)
 	if off == 0 && !again {

@@ -193,9 +193,7 @@ func (c *Conn) processLong(b []byte, h *wire.LongHeader, src *packetSource, data
 		c.onRetry(b, h)
 		return false
 	case wire.Packet0RTT:
-		// 0-RTT is not accepted; the client sends it again as 1-RTT.
-		c.ep.stats.Drop0RTT.Add(1)
-		return false
+		return c.process0RTT(b, h, src)
 	}
 	if !c.server && len(h.Token) > 0 {
 		// RFC 9000, Section 17.2.2: "Initial packets sent by the server MUST set the
@@ -329,6 +327,7 @@ func (c *Conn) processShort(b []byte, src *packetSource) bool {
 	if updated && !c.onPeerKeyUpdate(pn) {
 		return true
 	}
+	c.heard1RTT(pn)
 	c.finishPacket(recovery.AppData, wire.Packet1RTT, dst, pn, payload, src)
 	return true
 }
@@ -419,6 +418,9 @@ func (c *Conn) finishPacket(space recovery.Space, t wire.PacketType, dst wire.Co
 	if space == recovery.AppData {
 		newest := int64(pn) > c.largestPN
 		c.largestPN = max(c.largestPN, int64(pn))
+		if t == wire.Packet0RTT {
+			return // it says nothing of the path, and was sent to an ID of the client's choice
+		}
 		if !c.cameOn(&c.path, src) {
 			c.onOtherAddress(src, dst, f.nonProbing && newest)
 		}
@@ -431,21 +433,21 @@ func (c *Conn) finishPacket(space recovery.Space, t wire.PacketType, dst wire.Co
 // keepEarly keeps a packet that came before its keys, within bounds.
 func (c *Conn) keepEarly(b []byte, src *packetSource) {
 	held := len(b)
-	for i := range c.early {
-		held += len(c.early[i].data)
+	for i := range c.ahead {
+		held += len(c.ahead[i].data)
 	}
-	if len(c.early) >= maxEarlyPackets || held > maxEarlyBytes || c.tls != nil && c.app.rx != nil {
+	if len(c.ahead) >= maxEarlyPackets || held > maxEarlyBytes || c.tls != nil && c.app.rx != nil {
 		c.ep.stats.DropNoKeys.Add(1)
 		c.trace.Dropped(c.now(), len(b), "no-keys")
 		return
 	}
-	c.early = append(c.early, earlyPacket{append([]byte(nil), b...), src.remote, src.local, src.ifIndex, src.ecn})
+	c.ahead = append(c.ahead, earlyPacket{append([]byte(nil), b...), src.remote, src.local, src.ifIndex, src.ecn})
 }
 
 // retryEarly processes packets that waited for keys.
 func (c *Conn) retryEarly() {
-	wait := c.early
-	c.early = nil
+	wait := c.ahead
+	c.ahead = nil
 	for i := range wait {
 		if c.state >= stateClosing {
 			return

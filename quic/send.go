@@ -99,8 +99,10 @@ func (c *Conn) flush() {
 		if !c.confirmed {
 			c.sendHandshake()
 		}
-		if c.app.tx != nil && c.state == stateOpen && c.blocked == nil {
+		if c.maySendApp() && c.blocked == nil {
 			c.sendApp()
+		} else if c.maySendEarly() {
+			c.sendEarly()
 		}
 	}
 	if c.state < stateClosing {
@@ -120,7 +122,7 @@ func (c *Conn) sendHandshake() {
 		if credit < minDatagram {
 			return
 		}
-		if !probe && !c.path.cc.CanSend(c.loss.InFlight()) && !c.handshakeAckDue() {
+		if !probe && !c.path.cc.CanSend(c.loss.InFlight()) && !c.handshakeAckDue() && !c.handshakeStuck() {
 			return
 		}
 		b := newBatch()
@@ -135,6 +137,18 @@ func (c *Conn) sendHandshake() {
 			return
 		}
 	}
+}
+
+// handshakeStuck: handshake data was lost and the congestion window is full of
+// application data, of which nothing will be heard before the handshake is over,
+// nor will a probe timeout ask for it (RFC 9002, Section 6.2.1). One packet may go.
+func (c *Conn) handshakeStuck() bool {
+	for _, space := range []recovery.Space{recovery.Initial, recovery.Handshake} {
+		if c.loss.HasAckElicitingInFlight(space) {
+			return false
+		}
+	}
+	return c.crypto[recovery.Initial].wants() || c.crypto[recovery.Handshake].wants()
 }
 
 func (c *Conn) handshakeAckDue() bool {
