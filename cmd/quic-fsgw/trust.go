@@ -11,13 +11,14 @@ import (
 	"github.com/quic-fsgw/quic-fsgw/gateway/client"
 	"github.com/quic-fsgw/quic-fsgw/gateway/config"
 	"github.com/quic-fsgw/quic-fsgw/gateway/upcall"
+	"github.com/quic-fsgw/quic-fsgw/quic"
 	"github.com/quic-fsgw/quic-fsgw/tlshd"
 )
 
 // trustFlags are the flags of every client command.
 type trustFlags struct {
-	config, ca, cert, key, serverName, passwordFile, keyLog string
-	insecure                                                bool
+	config, ca, cert, key, serverName, passwordFile, keyLog, congestion string
+	insecure                                                            bool
 }
 
 func (t *trustFlags) register(fs *flag.FlagSet) {
@@ -26,6 +27,7 @@ func (t *trustFlags) register(fs *flag.FlagSet) {
 	fs.StringVar(&t.cert, "cert", "", "client certificate `file`")
 	fs.StringVar(&t.key, "key", "", "its private key, a `file`")
 	fs.StringVar(&t.serverName, "server-name", "", "`name` to ask for and to verify, instead of the URL's host")
+	fs.StringVar(&t.congestion, "congestion", "", "congestion `control` of what is sent: cubic (the default), newreno, or bbr for paths that lose packets")
 	fs.BoolVar(&t.insecure, "insecure-skip-verify", false, "do not verify the server; for experiments only")
 	fs.StringVar(&t.keyLog, "unsafe-key-log", "", "append the TLS secrets to a `file`: who reads it can read the traffic; for finding faults only")
 }
@@ -38,6 +40,11 @@ func (t *trustFlags) registerPassword(fs *flag.FlagSet) {
 func (t *trustFlags) apply() error {
 	if (t.cert == "") != (t.key == "") {
 		return usagef("--cert and --key belong together")
+	}
+	if t.congestion != "" {
+		if _, err := quic.ParseCongestion(t.congestion); err != nil {
+			return usagef("--congestion: %w", err)
+		}
 	}
 	file := first(t.config, defaultConfig)
 	c, err := config.Load(file)
@@ -55,6 +62,7 @@ func (t *trustFlags) apply() error {
 		t.cert, t.key = string(c.Client.Cert), string(c.Client.Key)
 	}
 	t.serverName = first(t.serverName, c.Client.ServerName)
+	t.congestion = first(t.congestion, c.Client.Congestion)
 	t.insecure = t.insecure || c.Client.InsecureSkipVerify
 	t.keyLog = first(t.keyLog, string(c.Client.UnsafeKeyLog))
 	return nil
@@ -97,6 +105,7 @@ func (t *trustFlags) dialer(ctx context.Context, log *slog.Logger) (d *client.Di
 		return nil, nil, fmt.Errorf("handshake helper: %w", err)
 	}
 	d = &client.Dialer{Handshaker: upcall.Handshaker(hc), ServerName: t.serverName, Logger: log}
+	d.Congestion, _ = quic.ParseCongestion(first(t.congestion, "cubic")) // flag and schema allow no other names
 	// The helper's client before the helper, which it would miss otherwise.
 	return d, func() { _ = errors.Join(d.Close(), hc.Close(), sup.Close()) }, nil
 }

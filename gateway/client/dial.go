@@ -25,6 +25,7 @@ type Dialer struct {
 	Handshaker quic.Handshaker
 	ServerName string // to ask for and to verify instead of the host dialled
 	Logger     *slog.Logger
+	Congestion quic.Congestion // of what this end sends
 
 	tokens    quic.TokenStore
 	mu        sync.Mutex
@@ -131,6 +132,7 @@ func (d *Dialer) dialAddr(ctx context.Context, alpn, host string, at netip.AddrP
 	cfg := &quic.Config{
 		Handshaker: d.Handshaker, ServerName: name, NextProtos: []string{alpn}, KeepAlive: 10 * time.Second,
 		StreamWindow: dialWindow, ConnWindow: dialWindow, MaxStreamsUni: -1, MaxStreamsBidi: -1, Logger: d.Logger, Tokens: &d.tokens,
+		Congestion: d.Congestion,
 	}
 	if alpn == "sunrpc" {
 		cfg.Versions = []quic.Version{quic.Version1} // the protocol's draft is written for version 1

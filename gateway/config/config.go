@@ -341,6 +341,7 @@ type Client struct {
 	Cert               Path   `yaml:"cert" default:"" doc:"Client certificate chain"`
 	Key                Path   `yaml:"key" default:"" doc:"Its private key"`
 	ServerName         string `yaml:"server_name" default:"" doc:"Name to ask for and to verify, instead of the URL's host"`
+	Congestion         string `yaml:"congestion" default:"cubic" enum:"newreno|cubic|bbr" doc:"Congestion control of what this end sends: bbr where packets are lost on the way (quic-recovery.md)"`
 	InsecureSkipVerify bool   `yaml:"insecure_skip_verify" default:"false" doc:"Do not verify the server; for experiments only"`
 	UnsafeKeyLog       Path   `yaml:"unsafe_key_log" default:"" doc:"As tlshd.unsafe_key_log, for the connections of client commands"`
 }
