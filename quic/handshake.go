@@ -45,12 +45,14 @@ func levelOf(s recovery.Space) Level {
 func (c *Conn) startClient() {
 	c.initFlow()
 	local := c.localParams()
+	early := c.early.wanted
 	c.trace.Parameters(c.now(), true, local)
 	params := local.Append(nil, false)
 	epoch := c.hsEpoch
 	c.hs = c.cfg.Handshaker.Handshake(&HandshakeRequest{
 		ID: c.id, ServerName: c.cfg.ServerName, NextProtos: c.cfg.NextProtos, TransportParams: params,
 		Remote: c.path.remote, Timeout: c.cfg.handshakeTimeout(), Options: c.cfg.HandshakeOptions,
+		Version: c.version, EarlyData: early,
 	}, func(e HandshakeEvent) {
 		e.epoch = epoch
 		c.sink(e)
@@ -158,11 +160,12 @@ const (
 	msgCertificateRequest = 13
 )
 
-// ticketMessages returns the whole messages at the start of b. RFC 9001, Section 6:
-// "Endpoints MUST treat the receipt of a TLS KeyUpdate message as a connection
-// error of type 0x010a". No other message is expected either. Section 4.4:
-// "Clients MUST treat receipt of a TLS CertificateRequest message as a connection
-// error of type PROTOCOL_VIOLATION", once the handshake is over.
+// ticketMessages returns the whole messages at the start of b. RFC 9001,
+// Section 6: "Endpoints MUST treat the receipt of a TLS KeyUpdate message as a
+// connection error of type 0x010a". No other message is expected either.
+// Section 4.4: "servers MUST NOT send post-handshake TLS CertificateRequest
+// messages, and clients MUST treat receipt of such messages as a connection
+// error of type PROTOCOL_VIOLATION."
 func (c *Conn) ticketMessages(b []byte) []byte {
 	n := 0
 	for len(b)-n >= 4 {
@@ -194,7 +197,7 @@ func (c *Conn) route(b []byte) bool {
 	if !complete {
 		return false
 	}
-	c.hello = &ClientHelloInfo{ServerName: ch.ServerName, ALPN: ch.ALPN, SessionTicket: ch.SessionTicket,
+	c.hello = &ClientHelloInfo{ServerName: ch.ServerName, ALPN: ch.ALPN, SessionTicket: ch.SessionTicket, PSKModes: ch.PSKModes,
 		Remote: c.path.remote, Local: c.ep.localAddr(c.path.local)}
 	if f := c.cfg.GetConfigForClient; f != nil {
 		cfg, err := f(c.hello)
@@ -208,9 +211,10 @@ func (c *Conn) route(b []byte) bool {
 		c.cfg = cfg
 	}
 	if !slices.ContainsFunc(ch.ALPN, func(p string) bool { return slices.Contains(c.cfg.NextProtos, p) }) {
-		// RFC 9001, Section 8.1: "When using ALPN, endpoints MUST immediately close
-		// a connection with a no_application_protocol TLS alert [...] if an
-		// application protocol is not negotiated."
+		// RFC 9001, Section 8.1: "When using ALPN, endpoints MUST
+		// immediately close a connection [...] with a
+		// no_application_protocol TLS alert [...] if an application
+		// protocol is not negotiated."
 		c.refuse(&AlertError{Alert: AlertNoApplicationProtocol})
 		return false
 	}
@@ -218,6 +222,7 @@ func (c *Conn) route(b []byte) bool {
 	req := &HandshakeRequest{
 		ID: c.id, Server: true, ServerName: ch.ServerName, NextProtos: c.cfg.NextProtos, Crypto: b,
 		Remote: c.path.remote, Timeout: c.cfg.handshakeTimeout(), Options: c.cfg.HandshakeOptions, ClientHello: c.hello,
+		Version: c.version,
 	}
 	if ch.TransportParams != nil {
 		// TLS would tell them and then wait for ours: with a helper, that takes a
@@ -226,6 +231,11 @@ func (c *Conn) route(b []byte) bool {
 			return false
 		}
 		c.helloParams, req.TransportParams = clone(ch.TransportParams), c.ownParams()
+	}
+	if c.cfg.EarlyData {
+		req.EarlyData, req.EarlyLimits = true, earlyLimits(c.localParams())
+	} else {
+		c.refuseEarly()
 	}
 	c.hs = c.cfg.Handshaker.Handshake(req, c.sink)
 	return true
@@ -261,6 +271,10 @@ func (c *Conn) onHandshakeEvent(e *HandshakeEvent) {
 		clear(e.Data)
 	case EventPeerTransportParams:
 		c.onPeerParams(e.Data)
+	case EventEarlyParams:
+		c.onEarlyParams(e.Data)
+	case EventEarlyRejected:
+		c.onEarlyRejected()
 	case EventDone:
 		c.pendingTLS = e.TLS
 		c.maybeComplete()
@@ -278,12 +292,25 @@ func (c *Conn) onHandshakeEvent(e *HandshakeEvent) {
 }
 
 func (c *Conn) onSecret(e *HandshakeEvent) {
-	if e.Level == LevelEarly || e.Level == LevelInitial {
-		return // 0-RTT is never used
+	if e.Level == LevelInitial {
+		return
 	}
-	key, err := protect.NewKey(c.version, e.Suite, e.Data)
+	v := c.version
+	if e.Level == LevelEarly {
+		v = c.ver.original
+	}
+	key, err := protect.NewKey(v, e.Suite, e.Data)
 	if err != nil {
 		c.shutdown(&HandshakeError{Alert: AlertHandshakeFailure, Err: err})
+		return
+	}
+	if e.Level == LevelEarly {
+		if e.Write {
+			c.onEarlyKey(key)
+		} else {
+			c.onReadEarly(key)
+		}
+		c.dirty = true
 		return
 	}
 	if e.Level == LevelApp {
@@ -301,8 +328,16 @@ func (c *Conn) onSecret(e *HandshakeEvent) {
 		c.level = max(c.level, e.Level)
 	}
 	c.dirty = true
-	if !e.Write && e.Level == LevelHandshake {
+	switch {
+	case !e.Write && e.Level == LevelHandshake:
+		c.refuseEarly()
 		c.retryEarly()
+	case e.Write && e.Level == LevelApp && !c.server:
+		// RFC 9001, Section 4.9.3: "a client SHOULD discard 0-RTT keys as soon as it
+		// installs 1-RTT keys, since they have no use after that moment."
+		c.early.dropKeys()
+	case e.Write && e.Level == LevelApp:
+		c.openEarly()
 	}
 	c.maybeComplete()
 }
@@ -349,10 +384,12 @@ func (c *Conn) takePeerParams(b []byte) bool {
 	c.flow.sendMax = p.InitialMaxData
 	c.streams.max = [2]uint64{p.InitialMaxStreamsBidi, p.InitialMaxStreamsUni}
 	for _, s := range c.streams.all {
-		if s.local() && s.bidi() {
-			s.snd.max = p.InitialMaxStreamDataBidiRemote
+		if s.local() && s.snd.exists {
+			s.snd.max = c.initialMax(s)
+			c.queueSend(s)
 		}
 	}
+	c.resendAll()
 	if p.HasResetToken && !c.server && len(c.ids.remote) > 0 {
 		c.ids.remote[0].token, c.ids.remote[0].hasToken = p.ResetToken, true
 		c.useRemote(&c.path, 0)
@@ -368,13 +405,12 @@ func (c *Conn) takePeerParams(b []byte) bool {
 	return true
 }
 
-// checkParams authenticates connection IDs.
-// RFC 9000, Section 7.3: "An endpoint MUST treat the following as a connection
-// error of type TRANSPORT_PARAMETER_ERROR or PROTOCOL_VIOLATION: [...] absence
-// of the initial_source_connection_id transport parameter from either endpoint
-// [...] a mismatch between values received from a peer in these transport
-// parameters and the value sent in the corresponding Destination or Source
-// Connection ID fields of Initial packets."
+// checkParams authenticates connection IDs. RFC 9000, Section 7.3: "An endpoint
+// MUST treat the following as a connection error of type
+// TRANSPORT_PARAMETER_ERROR or PROTOCOL_VIOLATION: [...] a mismatch between
+// values received from a peer in these transport parameters and the value sent
+// in the corresponding Destination or Source Connection ID fields of Initial
+// packets."
 func (c *Conn) checkParams(p *wire.TransportParams) error {
 	if !p.HasInitialSrc || len(c.ids.remote) == 0 || p.InitialSrc != c.ids.remote[0].id {
 		return errors.New("initial_source_connection_id does not match")
@@ -414,11 +450,17 @@ func (c *Conn) maybeComplete() {
 		_ = c.fail(InternalError, 0, "TLS has not said the peer's transport parameters")
 		return
 	}
+	if err := c.checkEarly(); err != nil {
+		_ = c.fail(TransportParameterError, 0, err.Error())
+		return
+	}
+	t.EarlyData = c.early.rx != nil || c.early.offered && !c.early.rejected
 	c.tls = t
 	c.state = stateOpen
 	c.trace.State(c.now(), "handshake_completed")
 	c.setIdle()
 	c.raiseMTU()
+	c.hs.Remember(c.version, c.remembered())
 	if c.server {
 		if !c.cfg.ManualAdmit {
 			c.admit()
@@ -445,17 +487,22 @@ func (c *Conn) setIdle() {
 	}
 }
 
-// admit lets the application have the connection.
-func (c *Conn) admit() {
+// takeStreams lets the application have what the peer sends.
+func (c *Conn) takeStreams() {
 	c.admitted = true
 	c.acct.lateMax = c.cfg.outOfOrder(true)
-	c.issueIDs()
 	for i := range c.streams.accept {
 		c.streams.accept[i].open()
 	}
 	if c.dg != nil {
 		c.dg.arrived.open()
 	}
+}
+
+// admit lets the application have the connection.
+func (c *Conn) admit() {
+	c.takeStreams()
+	c.issueIDs()
 	if c.server {
 		// RFC 9001, Section 4.1.2: "the TLS handshake is considered confirmed at
 		// the server when the handshake completes. The server MUST send a
@@ -481,7 +528,7 @@ func (c *Conn) confirm() {
 	// the TLS handshake is confirmed".
 	c.dropSpace(recovery.Initial)
 	c.dropSpace(recovery.Handshake)
-	c.early = nil
+	c.ahead = nil
 	if !c.server {
 		c.goToPreferred()
 	}
@@ -526,7 +573,9 @@ func (c *Conn) onRetry(b []byte, h *wire.LongHeader) {
 	c.ids.initial = h.Src
 	c.token = append([]byte(nil), h.Token...)
 	c.keys[recovery.Initial] = initialKeys(c.version, h.Src, false)
-	c.loss.OnRetry(func(*recovery.SentPacket) {})
+	// RFC 9000, Section 17.2.3: "A client SHOULD attempt to resend data in 0-RTT
+	// packets after it sends a new Initial packet."
+	c.loss.OnRetry(c.requeueFunc)
 	c.crypto[recovery.Initial].rewind()
 	c.lastHeard = c.now()
 	c.dirty = true
