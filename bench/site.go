@@ -97,9 +97,10 @@ const siteName = "smbquic.test"
 // as the path carries. Profiles of the processes begin with profile, if not "".
 func (r *runner) startOurs(ctx context.Context, dir, backend string, payload int, profile string) (p *pair, err error) {
 	p = &pair{name: ours}
+	started := p
 	defer func() {
 		if err != nil {
-			p.stop()
+			started.stop()
 		}
 	}()
 	var env []string
@@ -172,9 +173,10 @@ func (r *runner) makeCertificates(ctx context.Context, dir string) error {
 // startQuicgo runs the same pair on quic-go.
 func (r *runner) startQuicgo(ctx context.Context, backend string, payload int) (p *pair, err error) {
 	p = &pair{name: "quic-go"}
+	started := p
 	defer func() {
 		if err != nil {
-			p.stop()
+			started.stop()
 		}
 	}()
 	size := strconv.Itoa(payload)
@@ -236,9 +238,10 @@ const direct = "direct TCP"
 // startSite starts smbd, with a file of size bytes to read, and the pairs.
 func (r *runner) startSite(ctx context.Context, size int64, profile string) (s *site, err error) {
 	s = &site{}
+	started := s
 	defer func() {
 		if err != nil {
-			s.close()
+			started.close()
 		}
 	}()
 	if s.share, err = startShare(ctx, size); err != nil {
