@@ -47,6 +47,11 @@ type Config struct {
 	// chose count, if they are among those of the endpoint's.
 	Versions []Version
 
+	// FirstVersion is what a client begins with, one of Versions: an older one
+	// reaches every server, and those that know better go on in that (RFC 9368). 0: the
+	// first of Versions.
+	FirstVersion Version
+
 	// NoGrease leaves out what exercises the peer: reserved versions and transport
 	// parameters stay, but the QUIC bit is always 1 and must be (RFC 9287).
 	NoGrease bool

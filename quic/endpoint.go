@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -186,11 +187,15 @@ func (e *Endpoint) dial(remote netip.AddrPort, cfg *Config, early bool) (*Conn, 
 	if cfg.Handshaker == nil {
 		return nil, errors.New("quic: dial: no Handshaker in the Config")
 	}
+	first, ok := cfg.firstVersion()
+	if !ok {
+		return nil, fmt.Errorf("quic: dial: FirstVersion %v is not among the Config's Versions %v", first, cfg.versions())
+	}
 	if e.closing.Load() {
 		return nil, ErrEndpointClosed
 	}
 	remote = netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port()) // as sockets report it
-	c := newConn(e, e.shards[0], cfg, false, cfg.versions()[0])
+	c := newConn(e, e.shards[0], cfg, false, first)
 	if c.early.wanted = early; early {
 		c.earlyUp = make(chan struct{})
 	}

@@ -197,7 +197,7 @@ func (c *Conn) route(b []byte) bool {
 	if !complete {
 		return false
 	}
-	c.hello = &ClientHelloInfo{ServerName: ch.ServerName, ALPN: ch.ALPN, SessionTicket: ch.SessionTicket,
+	c.hello = &ClientHelloInfo{ServerName: ch.ServerName, ALPN: ch.ALPN, SessionTicket: ch.SessionTicket, PSKModes: ch.PSKModes,
 		Remote: c.path.remote, Local: c.ep.localAddr(c.path.local)}
 	if f := c.cfg.GetConfigForClient; f != nil {
 		cfg, err := f(c.hello)

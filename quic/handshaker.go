@@ -133,6 +133,7 @@ type ClientHelloInfo struct {
 	ServerName    string   // as sent, escaped by whoever logs it
 	ALPN          []string // in the client's order
 	SessionTicket bool     // the hello bears the session_ticket extension (35)
+	PSKModes      bool     // the hello bears psk_key_exchange_modes (45): the client can resume in TLS 1.3
 	Remote        netip.AddrPort
 	Local         netip.AddrPort
 }

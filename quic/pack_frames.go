@@ -291,7 +291,7 @@ func (c *Conn) markSent(s *Stream, off uint64, n int, again bool, pkt *recovery.
 		c.stats.BytesRetransmitted += uint64(n)
 	} else {
 		c.flow.sent += uint64(n)
-		c.turns.answered()
+		c.answered()
 	}
 	w.buf.sent(off, end)
 	if off == 0 && !again {

@@ -119,7 +119,7 @@ func (e *Endpoint) readLoop(st *seat) {
 		if len(st.late.conns) > 0 && st.msg.N < viewThreshold {
 			runtime.Gosched()
 		}
-		if st.worthLending() {
+		if st.mayLend() {
 			st.lend(e)
 		}
 	}

@@ -82,7 +82,10 @@ func (l *localTLS) Handshake(req *HandshakeRequest, sink func(HandshakeEvent)) H
 			cfg = l.boundTickets(cfg, h, req.EarlyLimits)
 		}
 		h.conn = tls.QUICServer(&tls.QUICConfig{TLSConfig: cfg})
-		h.ticket = !cfg.SessionTicketsDisabled && (req.ClientHello == nil || req.ClientHello.SessionTicket)
+		// RFC 8446, Section 4.2.9: "Servers SHOULD NOT send NewSessionTicket with
+		// tickets that are not compatible with the advertised modes". TLS 1.3 needs no
+		// session_ticket extension, and not every client sends one.
+		h.ticket = !cfg.SessionTicketsDisabled && (req.ClientHello == nil || req.ClientHello.PSKModes)
 	} else {
 		h.conn = tls.QUICClient(&tls.QUICConfig{TLSConfig: l.clientConfig(req, h), EnableSessionEvents: true})
 	}

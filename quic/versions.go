@@ -59,6 +59,14 @@ func (c *Config) versions() []Version {
 	return c.Versions
 }
 
+// firstVersion is what a client begins with, and whether that is allowed.
+func (c *Config) firstVersion() (v Version, ok bool) {
+	if c.FirstVersion == 0 {
+		return c.versions()[0], true
+	}
+	return c.FirstVersion, slices.Contains(c.versions(), c.FirstVersion)
+}
+
 // firstOf returns the first of the wanted versions that is offered, 0 if none is.
 func firstOf(wanted, offered []Version) Version {
 	for _, v := range wanted {
@@ -108,6 +116,14 @@ func (c *Conn) greaseBit(first *byte) {
 	if c.greases && mrand.Uint32()&1 == 0 {
 		wire.ClearFixedBit(first)
 	}
+}
+
+// greaseBits says for the packets of a batch, one bit each, which QUIC bits to set to 0.
+func (c *Conn) greaseBits() uint64 {
+	if c.greases {
+		return mrand.Uint64()
+	}
+	return 0
 }
 
 // errVersion is a failure of version negotiation.
@@ -284,7 +300,7 @@ func (c *Conn) onVersionNegotiation(h *wire.LongHeader) {
 // restart begins a client's handshake again in another version. Packet numbers
 // go on, connection IDs stay: the server has kept nothing.
 func (c *Conn) restart(v Version) {
-	c.log.Debug("starting over", "version", v, "instead", c.version)
+	c.log().Debug("starting over", "version", v, "instead", c.version)
 	c.hs.Close()
 	c.hsEpoch++
 	c.beginAgain()

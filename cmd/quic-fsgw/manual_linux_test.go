@@ -178,6 +178,9 @@ var manual = map[string]string{
 	"df":     "Shows size, use and free space.",
 	"status": "Asks a running gateway for its routes, backends and connections, through its admin socket.",
 	"reload": "Makes a running gateway read its configuration again. It is applied whole or not at all; the error says why.",
+	"doctor": "Looks at this host (clock, UDP offloads and buffers, open files, ports), the configuration, the certificates,\n" +
+		"keys and lists that it names, their permissions and when they end, and asks every backend. Each line is ok, warn\n" +
+		"or fail, with a fix. It ends with status 1 where something fails, 2 where the configuration can't be used.",
 	"probe": "Asks a service for an answer of its protocol, through the gateway: NULL and, with an export, MOUNT for nfs\n" +
 		"URLs; NEGOTIATE and, with a user, logon and share for smb URLs. It prints one line and measured values behind\n" +
 		"a bar, as monitoring plugins do, and ends with their statuses: 0 OK, 1 WARNING (the certificate ends soon, or\n" +
