@@ -117,6 +117,7 @@ func pullTransport(reg *admin.Registry, g *Gateway) {
 	count("quicfsgw_mtu_black_holes_total", "Times a path stopped carrying large datagrams.", func(s *quic.Stats) float64 { return float64(s.BlackHoles) })
 	count("quicfsgw_ecn_reports_total", "Rises of a peer's count of ECN-CE marks.", func(s *quic.Stats) float64 { return float64(s.CEReports) })
 	count("quicfsgw_retries_total", "Retry packets sent.", func(s *quic.Stats) float64 { return float64(s.Retries) })
+	count("quicfsgw_first_packets_seconds_total", "Time that the sockets' readers took for packets that begin connections.", func(s *quic.Stats) float64 { return s.InitialTime.Seconds() })
 	reg.PullGauge("quicfsgw_buffer_bytes", "Capacity of buffers that hold received data.", sum(func(s *quic.Stats) float64 { return float64(s.HeldBytes) }))
 	reg.PullCounter("quicfsgw_handshakes_total", "Handshakes by outcome.", func(emit func(float64, ...string)) {
 		var ok, failed, refused int64

@@ -45,6 +45,7 @@ type Endpoint struct {
 	handshaking int
 	resetsSent  rateLimit
 	arrivals    arrivalRate
+	initials    initialsBudget
 	waiting     waitingPackets
 	none        chan struct{} // closed when live is empty and the endpoint is closing
 }

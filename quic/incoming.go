@@ -85,6 +85,11 @@ func (e *Endpoint) initial(s *shard, cfg *Config, b []byte, h *wire.LongHeader, 
 	e.mu.RUnlock()
 	now := time.Now()
 	pressed := e.arrivals.add(now, cfg.RetryAbove)
+	if !e.initials.begin(now, len(h.Token) > 0, e.arrivals.above(now, floodAbove)) {
+		e.stats.DropFlood.Add(1)
+		return
+	}
+	defer func() { e.stats.InitialNanos.Add(int64(e.initials.end(now, time.Now(), len(h.Token) > 0))) }()
 	// RFC 9000, Section 8.1.3: "When a server receives an Initial packet with
 	// an address validation token, it MUST attempt to validate the token,
 	// unless it has already completed address validation."
@@ -363,6 +368,51 @@ func (l *rateLimit) allow(now time.Time, n int) bool {
 	return l.count <= n
 }
 
+// floodAbove is how many first packets a second are taken for a flood.
+const floodAbove = 5000
+
+// initialsBudget is the time that first packets may take while there is a flood of
+// them: the socket's reader has the packets of live connections to see to. What is
+// over it is dropped unread, which costs an honest client a retransmission. Those
+// with a token, which a client gets when it answers where it says it is, have a half
+// for themselves.
+type initialsBudget struct {
+	mu    sync.Mutex
+	start time.Time
+	spent [2]time.Duration // without a token, with one
+}
+
+const (
+	initialsWindow = 10 * time.Millisecond
+	initialsShare  = initialsWindow / 8 // each half's
+)
+
+func half(token bool) int {
+	if token {
+		return 1
+	}
+	return 0
+}
+
+// begin tells whether there is time left for a first packet.
+func (b *initialsBudget) begin(now time.Time, token, flood bool) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if d := now.Sub(b.start); d >= initialsWindow || d < 0 {
+		b.start, b.spent = now, [2]time.Duration{}
+	}
+	return !flood || b.spent[half(token)] < initialsShare
+}
+
+// end charges the time that it took, and returns it.
+func (b *initialsBudget) end(from, now time.Time, token bool) time.Duration {
+	d := now.Sub(from)
+	b.mu.Lock()
+	b.spent[half(token)] += d
+	b.mu.Unlock()
+	return d
+}
+
 // arrivalRate tells whether first packets arrive faster than n a second. It
 // counts by seconds, and the last one in part, so that it does not forget at
 // each turn.
@@ -382,6 +432,17 @@ func (a *arrivalRate) add(now time.Time, n int) bool {
 		a.start, a.last, a.count = a.start.Add(time.Second), a.count, 0
 	}
 	a.count++
+	return n > 0 && a.rate(now) > float64(n)
+}
+
+// above tells whether more than n a second have arrived.
+func (a *arrivalRate) above(now time.Time, n int) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.rate(now) > float64(n)
+}
+
+func (a *arrivalRate) rate(now time.Time) float64 {
 	left := 1 - now.Sub(a.start).Seconds()
-	return n > 0 && float64(a.count)+left*float64(a.last) > float64(n)
+	return float64(a.count) + left*float64(a.last)
 }

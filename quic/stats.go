@@ -12,7 +12,9 @@ import (
 type endpointStats struct {
 	Started, Handshakes, HandshakesFailed, Refused, Retries, VersionNegotiations, ResetsSent, PathsValidated, TokensRefused atomic.Int64
 
-	DropHeader, DropDecrypt, DropDuplicate, DropNoKeys, DropUnknown, DropVersion, DropSmallInitial, Drop0RTT, DropBudget, DropBusy atomic.Int64
+	DropHeader, DropDecrypt, DropDuplicate, DropNoKeys, DropUnknown, DropVersion, DropSmallInitial, Drop0RTT, DropBudget, DropBusy, DropFlood atomic.Int64
+
+	InitialNanos atomic.Int64
 
 	SendErrors, RecvErrors, CopiedBytes atomic.Int64
 
@@ -27,15 +29,17 @@ type counters struct {
 // Stats is a snapshot of an Endpoint's counters. Drop reasons: header (not a
 // QUIC packet of ours), decrypt (authentication failed), duplicate, no-keys
 // (too many packets ahead of their keys), unknown (no such connection),
-// version, small-initial, 0rtt, budget (memory), busy (connection's inbox full).
+// version, small-initial, 0rtt, budget (memory), busy (connection's inbox full),
+// flood (first packets, beyond the time that they may take).
 type Stats struct {
 	Connections, Handshaking                                                             int
 	Started, Handshakes, HandshakesFailed, Refused, Retries, VersionNegotiations, Resets int64
 	TokensRefused                                                                        int64 // of Retry or NEW_TOKEN: forged, late, used before, from elsewhere
 	Drops                                                                                map[string]int64
 	SendErrors, RecvErrors                                                               int64
-	CopiedBytes                                                                          int64 // stream bytes copied in user space
-	HeldBytes                                                                            int64 // capacity of buffers that hold received data
+	InitialTime                                                                          time.Duration // of the sockets' readers, for packets that begin connections
+	CopiedBytes                                                                          int64         // stream bytes copied in user space
+	HeldBytes                                                                            int64         // capacity of buffers that hold received data
 	DatagramsSent, DatagramsReceived, BytesSent, BytesReceived                           uint64
 	PacketsSent, PacketsReceived, PacketsLost, BytesRetransmitted, Batches, PTOs         uint64
 	BytesLost, SpuriousLosses                                                            uint64 // of packets declared lost; packets of those that had arrived
@@ -134,8 +138,9 @@ func (e *Endpoint) Stats() Stats {
 		Drops: map[string]int64{
 			"header": t.DropHeader.Load(), "decrypt": t.DropDecrypt.Load(), "duplicate": t.DropDuplicate.Load(), "no-keys": t.DropNoKeys.Load(),
 			"unknown": t.DropUnknown.Load(), "version": t.DropVersion.Load(), "small-initial": t.DropSmallInitial.Load(), "0rtt": t.Drop0RTT.Load(),
-			"budget": t.DropBudget.Load(), "busy": t.DropBusy.Load(),
+			"budget": t.DropBudget.Load(), "busy": t.DropBusy.Load(), "flood": t.DropFlood.Load(),
 		},
+		InitialTime: time.Duration(t.InitialNanos.Load()),
 	}
 	sum := &counters{}
 	for _, c := range e.Conns() {

@@ -159,12 +159,13 @@ func (h *serverHandshake) acceptsEarly(alpn string, ticket []byte, st earlyStamp
 	if !ok || !offer.earlyData {
 		return false
 	}
-	h.early.verdict = h.judgeEarly(&offer, ticket, &st, time.Since(h.ses.s.spent.began))
+	h.early.verdict = h.judgeEarly(&offer, ticket, &st)
 	return h.early.verdict == earlyAccepted
 }
 
-func (h *serverHandshake) judgeEarly(offer *earlyOffer, ticket []byte, st *earlyStamp, now time.Duration) string {
-	spent := h.ses.s.spent
+func (h *serverHandshake) judgeEarly(offer *earlyOffer, ticket []byte, st *earlyStamp) string {
+	spent := h.ses.s.spent.Load()
+	now := time.Since(spent.began)
 	switch {
 	case len(st.limits) == 0 || !bytes.Equal(offer.ticket, ticket):
 		return earlyOtherTicket

@@ -131,6 +131,20 @@ func TestEarlyDataReplayed(t *testing.T) {
 	}
 }
 
+// replaceSpent gives the helper another memory that takes itself for the same.
+func replaceSpent(s *Server, edit func(*spentTickets)) {
+	old := s.spent.Load()
+	n := newSpentTickets(old.began)
+	n.maker = old.maker
+	edit(n)
+	s.spent.Store(n)
+}
+
+// aged lets time pass that the client does not know of.
+func aged(d time.Duration) func(*Server) {
+	return func(s *Server) { replaceSpent(s, func(n *spentTickets) { n.began = n.began.Add(-d) }) }
+}
+
 func TestEarlyDataRefused(t *testing.T) {
 	for _, tc := range []struct {
 		what    string
@@ -150,11 +164,11 @@ func TestEarlyDataRefused(t *testing.T) {
 		{what: "another route", use: func(r *Request) { r.Options.Route = "home" }},
 		{what: "another policy", use: func(r *Request) { r.Options.Policy = "2" }},
 		{what: "another QUIC version", use: func(r *Request) { r.Version = 0x6b3343cf }},
-		{what: "a little late", between: func(s *Server) { s.spent.began = s.spent.began.Add(-earlyWindow / 2) }, want: true},
-		{what: "stale", between: func(s *Server) { s.spent.began = s.spent.began.Add(-earlyWindow - 5*time.Second) }},
-		{what: "from the future", between: func(s *Server) { s.spent.began = s.spent.began.Add(earlyWindow + 5*time.Second) }},
-		{what: "no room to remember", between: func(s *Server) { s.spent.most = 0 }},
-		{what: "restarted", between: func(s *Server) { s.spent = newSpentTickets(time.Now()) }},
+		{what: "a little late", between: aged(earlyWindow / 2), want: true},
+		{what: "stale", between: aged(earlyWindow + 5*time.Second)},
+		{what: "from the future", between: aged(-earlyWindow - 5*time.Second)},
+		{what: "no room to remember", between: func(s *Server) { replaceSpent(s, func(n *spentTickets) { n.most = 0 }) }},
+		{what: "restarted", between: func(s *Server) { s.spent.Store(newSpentTickets(time.Now())) }},
 	} {
 		t.Run(tc.what, func(t *testing.T) {
 			s := newSite(t)

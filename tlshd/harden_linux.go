@@ -57,6 +57,19 @@ func noNewPrivsThread() {
 	_ = unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) // harden reports whether it holds
 }
 
+// helperNice is how much the helper yields to the packet process where both want a
+// processor: a flood of handshakes then gets a quarter of it, and the packets of
+// live connections the rest. Where there is processor to spare it changes nothing.
+const helperNice = 5
+
+// yieldThread applies to the calling thread and what it starts.
+func yieldThread() {
+	if n, err := unix.Getpriority(unix.PRIO_PROCESS, 0); err == nil {
+		// The system call's own numbers: 20 less the nice value.
+		_ = unix.Setpriority(unix.PRIO_PROCESS, 0, min(20-n+helperNice, 19))
+	}
+}
+
 // harden gives up what a process that has read its keys does not need, and
 // returns the names of what is in force. It fails if the user it should become
 // can not be become, and otherwise does what the system lets it do. exec and new

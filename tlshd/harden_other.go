@@ -14,6 +14,8 @@ func sysProcAttr(int, *Config) *syscall.SysProcAttr { return nil }
 
 func noNewPrivsThread() {}
 
+func yieldThread() {}
+
 func restrictHelperThread() error { return errors.ErrUnsupported }
 
 func unlimitLocking(int) {}

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -528,6 +529,33 @@ func TestFileRules(t *testing.T) {
 	for what, ok := range try() {
 		if !ok {
 			t.Errorf("another thread may not %s", what)
+		}
+	}
+}
+
+// A helper yields to the process that started it, with every thread.
+func TestHelperYields(t *testing.T) {
+	p, _, _ := startHelper(t, newSite(t).cfg)
+	nice := func(stat string) int {
+		b, err := os.ReadFile(stat)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, rest, _ := strings.Cut(string(b), ") ")
+		n, err := strconv.Atoi(strings.Fields(rest)[16])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	want := min(nice("/proc/thread-self/stat")+helperNice, 19)
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.Pid()))
+	if err != nil || len(tasks) == 0 {
+		t.Fatalf("%d threads, %v", len(tasks), err)
+	}
+	for _, task := range tasks {
+		if got := nice(task); got != want {
+			t.Errorf("%s: nice %d, want %d", task, got, want)
 		}
 	}
 }

@@ -39,7 +39,7 @@ type Server struct {
 	running atomic.Int64 // handshakes without a verdict
 	kept    atomic.Int64 // handshakes known, those waiting for their ticket included
 	count   counters
-	spent   *spentTickets
+	spent   atomic.Pointer[spentTickets]
 	keyLog  *keyLog // nil: none
 }
 
@@ -120,7 +120,8 @@ func newServer(cfg Config, log *slog.Logger, open func(string) (*os.File, error)
 		}
 		keys = newKeyLog(cfg.UnsafeKeyLog, f, log)
 	}
-	s := &Server{log: log, sessions: map[*session]struct{}{}, spent: newSpentTickets(time.Now()), keyLog: keys}
+	s := &Server{log: log, sessions: map[*session]struct{}{}, keyLog: keys}
+	s.spent.Store(newSpentTickets(time.Now()))
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	s.state.Store(st)
 	s.wg.Add(1)

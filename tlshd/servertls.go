@@ -76,7 +76,7 @@ func (h *serverHandshake) tlsConfig() *tls.Config {
 	c.WrapSession = func(cs tls.ConnectionState, ss *tls.SessionState) ([]byte, error) {
 		h.bind(cs.NegotiatedProtocol)
 		if ss.EarlyData {
-			h.binding.early = h.early.stamp(h.ses.s.spent)
+			h.binding.early = h.early.stamp(h.ses.s.spent.Load())
 		}
 		return h.st.tickets.wrap(&h.binding, ss, time.Now())
 	}

@@ -138,6 +138,7 @@ func start(sc *SpawnConfig) (*Process, error) {
 func (p *Process) run(build func(int) *exec.Cmd, started chan<- error) {
 	runtime.LockOSThread()
 	noNewPrivsThread()
+	yieldThread()
 	if restrictHelperThread() == nil {
 		p.inherited = append(p.inherited, "landlock")
 	}
