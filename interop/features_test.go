@@ -140,3 +140,14 @@ func TestMigrationByQuicGo(t *testing.T) {
 		}
 	}
 }
+
+// TestMigrationByNgtcp2 moves ngtcp2's client to another address.
+func TestMigrationByNgtcp2(t *testing.T) {
+	t.Parallel()
+	st := newStage(t, wants{migrate: netip.MustParseAddr("127.0.0.2")}, one(3*mB))
+	st.play(ngtcp2, ourPeer, nil, limit, nil)
+	st.want(st.frames(true, "path_challenge") > 0 && st.frames(false, "path_response") > 0, "our server did not validate the client's path")
+	for _, c := range st.connections() {
+		st.want(c.RemoteAddrPort().Addr() == st.migrate, "our server sends to %v", c.RemoteAddrPort())
+	}
+}

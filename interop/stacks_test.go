@@ -144,7 +144,7 @@ func (s *settings) clientTLS() *tls.Config {
 
 func listenUDP(t testing.TB, at netip.AddrPort) *net.UDPConn {
 	t.Helper()
-	u, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(at))
+	u, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(at))
 	mustNot(t, err, "listen")
 	_ = u.SetReadBuffer(4 << 20)
 	_ = u.SetWriteBuffer(4 << 20)
@@ -187,7 +187,7 @@ func fsgwListen(t testing.TB, at netip.AddrPort, s *settings) server {
 }
 
 func fsgwDial(ctx context.Context, t testing.TB, to netip.AddrPort, s *settings) (conn, error) {
-	e, _ := fsgwEndpoint(t, loopback, nil)
+	e, _ := fsgwEndpoint(t, localFor(to), nil)
 	c, err := e.Dial(ctx, to, s.fsgwConfig(s.clientTLS()))
 	if err != nil {
 		return nil, err
