@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"time"
 )
 
 const (
@@ -144,64 +143,6 @@ func (r *runner) handshakes(ctx context.Context, rep *report) error {
 	}
 	x := ratio(per(ours, both), per("quic-go", both))
 	rep.target("handshakes a CPU second / quic-go", ">= 1", f2(x), x >= 1)
-	return nil
-}
-
-func (r *runner) memory(ctx context.Context, rep *report) error {
-	n := pick(r.quick, 1000, 10000)
-	order := []string{ours, "quic-go", "tls"}
-	if !r.quick {
-		order = order[:2]
-	}
-	works := make(map[string]*work)
-	for _, p := range order {
-		works[p] = &work{idle: n, timeout: 4 * time.Minute}
-	}
-	all, err := r.rounds(ctx, 1, works, order)
-	if err != nil {
-		return err
-	}
-	rep.section("Idle connections", fmt.Sprintf("Resident memory of the server that %d open connections add when they have been idle for 15 seconds, and what a connection takes.", n))
-	t := rep.table("", "MiB", "KiB each")
-	for _, p := range order {
-		if b := median(all[p], func(m measured) float64 { return float64(m.server.Resident) }); b > 0 {
-			t.row(p, f1(b/mib), f1(b/float64(n)/1024))
-			if p == ours {
-				rep.target("an idle connection", "<= 12 KiB", f1(b/float64(n)/1024)+" KiB", b/float64(n) <= 12<<10)
-			}
-		}
-	}
-	return nil
-}
-
-func (r *runner) lossy(ctx context.Context, rep *report) error {
-	rep.section("Over a distance", "Through a proxy that delays every datagram and loses some, at random. Goodput in Mbit/s of an upload that takes slow start along.")
-	t := rep.table("", ours, "quic-go", "x/net/quic")
-	for _, path := range []struct {
-		name string
-		rtt  time.Duration
-		loss float64
-		size uint64
-	}{
-		{"20 ms, 0.1 %", 20 * time.Millisecond, 0.001, 64 * mib},
-		{"50 ms, 1 %", 50 * time.Millisecond, 0.01, 8 * mib},
-		{"100 ms, no loss", 100 * time.Millisecond, 0, 128 * mib},
-	} {
-		order := []string{ours, "quic-go", "xnet"}
-		works := make(map[string]*work)
-		for _, p := range order {
-			works[p] = &work{upload: path.size / pick(r.quick, uint64(8), 1), rtt: path.rtt, loss: path.loss, payload: 1400}
-		}
-		all, err := r.rounds(ctx, pick(r.quick, 1, 3), works, order)
-		if err != nil {
-			return err
-		}
-		cells := []string{path.name}
-		for _, p := range order {
-			cells = append(cells, f1(1000*median(all[p], func(m measured) float64 { return m.client.Gbps })))
-		}
-		t.row(cells...)
-	}
 	return nil
 }
 

@@ -69,6 +69,17 @@ func (g *Gateway) serve(e *endpoint, c *quic.Conn) {
 	if err != nil {
 		return
 	}
+	// Judging has made this goroutine's stack four times as large as waiting for
+	// the client needs, which may take days.
+	g.work.Add(1)
+	go func() {
+		defer g.work.Done()
+		g.relay(s)
+	}()
+}
+
+// relay serves an admitted connection until it ends.
+func (g *Gateway) relay(s *session) {
 	defer g.end(s)
 	// The end of the connection ends its streams, and so the bridge, which then
 	// knows better how: the context is for the end of the gateway.
@@ -110,13 +121,13 @@ func (g *Gateway) admit(e *endpoint, c *quic.Conn) (*session, error) {
 	g.metrics.verdicts.With(s.route.rule.Name, string(v.Reason)).Inc()
 	g.audit(s, &v)
 	if !v.Allowed {
-		g.refuse(s, verdictReason(&v), v.Err)
+		g.refuseLate(s, &v, verdictReason(&v), v.Err)
 		return nil, errors.New("denied")
 	}
 	if s.route.nfs != nil {
 		var err error
 		if s.identity, err = s.route.identityOf(&v); err != nil {
-			g.refuse(s, reason.Identity, err)
+			g.refuseLate(s, &v, reason.Identity, err)
 			return nil, err
 		}
 	}
@@ -184,13 +195,28 @@ func verdictReason(v *access.Verdict) reason.Reason {
 
 // refuse closes a connection that was not admitted.
 func (g *Gateway) refuse(s *session, r reason.Reason, err error) {
+	g.logRefused(s, r, err)
+	s.conn.CloseTransport(quic.TransportErrorCode(r.Code), r.Name)
+}
+
+// refuseLate closes a connection whose client its rule does not let in, which
+// hears of it after limits.failure_delay.
+func (g *Gateway) refuseLate(s *session, v *access.Verdict, r reason.Reason, err error) {
+	g.logRefused(s, r, err)
+	c := refusedClient{addr: s.conn.RemoteAddrPort().Addr()}
+	if v.Chain != nil {
+		c.sha256 = v.Chain.SHA256
+	}
+	g.refusals.answer(c, maxRefusalWait, func() { s.conn.CloseTransport(quic.TransportErrorCode(r.Code), r.Name) })
+}
+
+func (g *Gateway) logRefused(s *session, r reason.Reason, err error) {
 	g.metrics.connections.With(s.route.name, r.Name).Inc()
 	attrs := append(s.attrs(), slog.String("reason", r.Name))
 	if err != nil {
 		attrs = append(attrs, slog.String("error", err.Error()))
 	}
 	g.log.LogAttrs(g.ctx, slog.LevelWarn, "connection refused", attrs...)
-	s.conn.CloseTransport(quic.TransportErrorCode(r.Code), r.Name)
 }
 
 // attrs are what every log line about a session says.

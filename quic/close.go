@@ -3,6 +3,7 @@ package quic
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"time"
 
 	"github.com/quic-fsgw/quic-fsgw/quic/wire"
@@ -111,7 +112,9 @@ func (c *Conn) finish(s connState, err error) {
 	}
 	c.ep.onConnClosed(c, err)
 	c.endTrace(err)
-	c.log.Debug("connection closed", "error", err, "duration", c.now().Sub(c.started))
+	if c.cfg.logger().Enabled(context.Background(), slog.LevelDebug) {
+		c.log().Debug("connection closed", "error", err, "duration", c.now().Sub(c.started))
+	}
 	c.free()
 	if s != stateDone {
 		c.setTimer()
@@ -134,9 +137,10 @@ func (c *Conn) buildClose(err error) []byte {
 			continue
 		}
 		if level == LevelInitial && !c.server && c.canSeal(LevelHandshake) {
-			// RFC 9000, Section 10.2.3: "The client will always know whether the server
-			// has Handshake keys". An Initial packet of a client would also have to fill
-			// 1200 bytes (Section 14.1).
+			// RFC 9000, Section 10.2.3: "A client will always know
+			// whether the server has Handshake keys". An Initial
+			// packet of a client would also have to fill 1200 bytes
+			// (Section 14.1).
 			continue
 		}
 		a, t, r, k := app, frameType, reason, code

@@ -66,6 +66,14 @@ type Config struct {
 	// session tickets and incoming streams wait for Conn.Admit.
 	ManualAdmit bool
 
+	// EarlyData lets a server accept 0-RTT: for protocols only that can bear requests
+	// that are repeated, because what arrives that way is handed out before the
+	// client has shown that it is there now. Accept then returns a connection before
+	// its handshake is complete, and Conn.TLS is nil until it is (Conn.Wait). With
+	// ManualAdmit the data waits for Admit instead. Both the endpoint's Config and
+	// the one that GetConfigForClient chose need to have it.
+	EarlyData bool
+
 	// PreferredAddress is where a server asks its clients to go after the handshake;
 	// its socket must receive what is sent there. A family that is not used is left
 	// zero.
