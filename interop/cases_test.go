@@ -41,7 +41,7 @@ const (
 )
 
 // limit is for what takes seconds, on a machine that may have a lot else to do.
-const limit = 3 * time.Minute
+const limit = 5 * time.Minute
 
 // link is the network of most cases: quic-interop-runner's delay, at five times its rate.
 func link() *faults { return &faults{delay: 15 * time.Millisecond, rate: 50e6, queue: 100} }

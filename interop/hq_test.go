@@ -23,6 +23,10 @@ import (
 // QUIC are tested with.
 const hq = "hq-interop"
 
+// patience is the idle timeout of all ends: several retransmissions that are
+// lost one after the other, each after twice the time, must fit into it.
+const patience = 2 * time.Minute
+
 // A peer serves and downloads files.
 type peer struct {
 	name  string
@@ -44,7 +48,7 @@ func (st *stage) settings(server bool) *settings {
 		s.server.Certificates, s.client.RootCAs = []tls.Certificate{longChain().server}, longChain().roots
 	}
 	s.fsgw = func(c *quic.Config) {
-		c.HandshakeTimeout, c.Qlog = time.Minute, st.tracer
+		c.HandshakeTimeout, c.MaxIdleTimeout, c.Qlog = time.Minute, patience, st.tracer
 		if server && st.retry {
 			c.Retry = quic.RetryAlways
 		}
@@ -55,12 +59,12 @@ func (st *stage) settings(server bool) *settings {
 			c.PreferredAddress.IPv4 = st.preferred
 		}
 	}
-	s.goConfig = func(c *qgo.Config) { c.HandshakeIdleTimeout = time.Minute }
+	s.goConfig = func(c *qgo.Config) { c.HandshakeIdleTimeout, c.MaxIdleTimeout = time.Minute, patience }
 	if server && st.retry {
 		s.goTransport = func(tr *qgo.Transport) { tr.VerifySourceAddress = func(net.Addr) bool { return true } }
 	}
 	s.xnet = func(c *xquic.Config) {
-		c.HandshakeTimeout, c.RequireAddressValidation = time.Minute, server && st.retry
+		c.HandshakeTimeout, c.MaxIdleTimeout, c.RequireAddressValidation = time.Minute, patience, server && st.retry
 	}
 	return s
 }

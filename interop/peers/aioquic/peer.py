@@ -117,7 +117,7 @@ class Client(Peer):
 
 
 def configuration(options):
-    c = QuicConfiguration(is_client=options.role == "client", alpn_protocols=["hq-interop"], idle_timeout=30)
+    c = QuicConfiguration(is_client=options.role == "client", alpn_protocols=["hq-interop"], idle_timeout=120)
     if options.v2:
         c.supported_versions = [V2, V1]
         c.original_version = V1 if c.is_client else None

@@ -177,7 +177,7 @@ void conn_settings(ngtcp2_settings *s, ngtcp2_transport_params *p, bool server) 
   p->initial_max_stream_data_bidi_local = p->initial_max_stream_data_bidi_remote = 256 << 10;
   p->initial_max_data = 1 << 20;
   p->initial_max_streams_bidi = server ? 100 : 0;
-  p->max_idle_timeout = 30 * NGTCP2_SECONDS;
+  p->max_idle_timeout = 120 * NGTCP2_SECONDS;
   p->active_connection_id_limit = 7;
   p->grease_quic_bit = 1;
 }
