@@ -57,7 +57,7 @@ var cases = []testCase{
 	{name: "multiplexing", what: "1999 files of 32 bytes, at most 1000 streams allowed at first", run: multiplexingCase},
 	{name: "retry", what: "the token comes back; packet numbers go on", run: retryCase},
 	{name: "resumption", what: "the second handshake has no certificate", run: resumptionCase},
-	{name: "zerortt", what: "requests in 0-RTT packets"},
+	{name: "zerortt", what: "39 requests with long names in 0-RTT packets", long: true, run: zeroRTTCase},
 	{name: "blackhole", what: "10 MB; the network is gone for 2 s, twice", long: true, run: blackholeCase},
 	{name: "keyupdate", what: "the peer updates its keys, then we do; both ends use the next phase", run: keyUpdateCase},
 	{name: "ecn", what: "both ends mark, both report the marks", run: ecnCase},
@@ -160,6 +160,22 @@ func resumptionCase(m *matchup) {
 		m.Fatalf("%d connections, want 2", len(cs))
 	}
 	st.want(!cs[0].TLS().resumed && cs[1].TLS().resumed, "resumed: %v and %v", cs[0].TLS().resumed, cs[1].TLS().resumed)
+}
+
+func zeroRTTCase(m *matchup) {
+	sizes := map[string]int{}
+	for i := range 40 {
+		sizes[fmt.Sprintf("%02d%s", i, strings.Repeat("n", 248))] = 32
+	}
+	st := m.play(wants{resume: true, early: true}, link(), limit, sizes, nil)
+	cs := st.connections()
+	if len(cs) != 2 {
+		m.Fatalf("%d connections, want 2", len(cs))
+	}
+	st.want(cs[1].Conn.TLS().EarlyData, "the server did not take 0-RTT")
+	st.want(st.proxy.sights.number(true, wire.Packet0RTT, wire.Version1) > 0, "no 0-RTT packet was sent")
+	early := st.streamBytes(m.role == "server", wire.Packet0RTT)
+	st.want(early > 39*250/2, "%d bytes of requests in 0-RTT packets", early)
 }
 
 func blackholeCase(m *matchup) {

@@ -49,6 +49,7 @@ func (st *stage) settings(server bool) *settings {
 	}
 	s.fsgw = func(c *quic.Config) {
 		c.HandshakeTimeout, c.MaxIdleTimeout, c.Qlog = time.Minute, patience, st.tracer
+		c.EarlyData = server && st.early
 		if server && st.retry {
 			c.Retry = quic.RetryAlways
 		}
@@ -59,7 +60,9 @@ func (st *stage) settings(server bool) *settings {
 			c.PreferredAddress.IPv4 = st.preferred
 		}
 	}
-	s.goConfig = func(c *qgo.Config) { c.HandshakeIdleTimeout, c.MaxIdleTimeout = time.Minute, patience }
+	s.goConfig = func(c *qgo.Config) {
+		c.HandshakeIdleTimeout, c.MaxIdleTimeout, c.Allow0RTT = time.Minute, patience, server && st.early
+	}
 	if server && st.retry {
 		s.goTransport = func(tr *qgo.Transport) { tr.VerifySourceAddress = func(net.Addr) bool { return true } }
 	}
@@ -149,6 +152,7 @@ func hqFetch(ctx context.Context, st *stage, s stack, to netip.AddrPort) error {
 		if err := hqFetchOn(ctx, st, s, to, set, st.names[:1], cache.got); err != nil {
 			return err
 		}
+		set.early = st.early
 		return hqFetchOn(ctx, st, s, to, set, st.names[1:], nil)
 	}
 	return hqFetchOn(ctx, st, s, to, set, st.names, nil)
@@ -218,6 +222,7 @@ type wants struct {
 	weUpdate  bool           // we do
 	resume    bool           // the first file on one connection, the others on a second that resumes it
 	each      bool           // each file on a connection of its own
+	early     bool           // with resume: the others in 0-RTT packets
 	chain     bool           // the server's certificate chain is long
 	preferred netip.AddrPort // the server's preferred address
 	migrate   netip.Addr     // where ngtcp2's client moves in the middle of it

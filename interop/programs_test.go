@@ -77,7 +77,7 @@ var ngtcp2Program = sync.OnceValues(func() ([]byte, error) {
 	if err := os.CopyFS(dir, os.DirFS("peers/ngtcp2")); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	cmd, err := inTree(ctx, dir, "/bin/sh", "-c", "cd /mnt && gcc -std=c17 -D_GNU_SOURCE -O1 -Wall -Wextra -Werror -o peer *.c -lngtcp2_crypto_ossl -lngtcp2 -lssl -lcrypto")
 	if err != nil {
@@ -136,7 +136,7 @@ func (st *stage) flags(server bool) []string {
 	var f []string
 	for name, on := range map[string]bool{
 		"v2": st.v2, "retry": st.retry && server, "chacha20": st.chacha20, "key-update": st.keyUpdate,
-		"resume": st.resume && !server, "each": st.each && !server,
+		"resume": st.resume && !server, "early": st.early, "each": st.each && !server,
 	} {
 		if on {
 			f = append(f, "--"+name)

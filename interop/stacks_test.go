@@ -23,6 +23,7 @@ type settings struct {
 	goConfig       func(*qgo.Config)
 	goTransport    func(*qgo.Transport)
 	xnet           func(*xquic.Config)
+	early          bool // the client sends 0-RTT if it can
 	// between is put between the ends where it is not nil.
 	between *faults
 }
@@ -188,7 +189,11 @@ func fsgwListen(t testing.TB, at netip.AddrPort, s *settings) server {
 
 func fsgwDial(ctx context.Context, t testing.TB, to netip.AddrPort, s *settings) (conn, error) {
 	e, _ := fsgwEndpoint(t, localFor(to), nil)
-	c, err := e.Dial(ctx, to, s.fsgwConfig(s.clientTLS()))
+	dial := e.Dial
+	if s.early {
+		dial = e.DialEarly
+	}
+	c, err := dial(ctx, to, s.fsgwConfig(s.clientTLS()))
 	if err != nil {
 		return nil, err
 	}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/quic-fsgw/quic-fsgw/quic/qlog"
+	"github.com/quic-fsgw/quic-fsgw/quic/wire"
 )
 
 // A stage is where a client and a server meet in one test: files to download,
@@ -222,6 +223,19 @@ func (st *stage) packets(sent bool, ok func(e *event) bool) (n int) {
 			n++
 		}
 	}
+	return n
+}
+
+// streamBytes counts stream data in packets of a type.
+func (st *stage) streamBytes(sent bool, typ wire.PacketType) (n int) {
+	st.packets(sent, func(e *event) bool {
+		for _, f := range e.Data.Frames {
+			if f.Type == "stream" && e.Data.Header.Type == typ.String() {
+				n += f.Bytes
+			}
+		}
+		return false
+	})
 	return n
 }
 

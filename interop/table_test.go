@@ -223,7 +223,7 @@ interop/peers; they are built and run in the Debian tree of testenv/setup-chroot
 
 A column is a peer and its role: in "ngtcp2 client" the server is ours. *pass*: all of
 the case's assertions held. *gap*: the peer lacks what the case needs. *fail*: a defect of ours.
-*none*: the case is not written yet.
+*none*: not run yet.
 `
 
 // table is docs/interop.md.
