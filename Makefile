@@ -44,9 +44,12 @@ interop: deps build interop-stacks
 	$(SUDO) testenv/vm/build.sh
 	$(GO) test -json $(TESTFLAGS) -tags interop -run Kernel ./smb ./cmd/quic-fsgw | $(GO) run ./internal/testsummary
 
-interop-stacks:
+# Every case with every stack, also those that take minutes; writes docs/interop.md.
+interop-stacks: deps
 	$(GO) vet -C interop ./...
-	$(GO) test -C interop -json $(TESTFLAGS) ./... | $(GO) run ./internal/testsummary
+	mkdir -p bin && rm -f bin/interop.json
+	INTEROP_LONG=1 INTEROP_RESULTS=$(CURDIR)/bin/interop.json \
+	  $(GO) test -C interop -json $(TESTFLAGS) ./... | $(GO) run ./internal/testsummary
 
 # Against quic-go, x/net/quic, TLS over TCP and a floor program, which a module
 # of their own pins; writes docs/performance.md and docs/datapath.svg.

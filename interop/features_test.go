@@ -140,3 +140,15 @@ func TestMigrationByQuicGo(t *testing.T) {
 		}
 	}
 }
+
+// TestMigrationByNgtcp2 moves ngtcp2's client to another address.
+func TestMigrationByNgtcp2(t *testing.T) {
+	t.Parallel()
+	st := newStage(t, wants{migrate: netip.MustParseAddr("127.0.0.2")}, one(3*mB))
+	st.play(ngtcp2, ourPeer, slow(), limit, nil)
+	st.want(st.frames(true, "path_response") > 0, "our server did not answer the client's probe")
+	st.want(st.frames(true, "path_challenge") > 0 && st.frames(false, "path_response") > 0, "our server did not validate the client's path")
+	for _, c := range st.connections() {
+		st.want(c.RemoteAddrPort() == st.proxy.back(), "our server sends to %v, not where the client went", c.RemoteAddrPort())
+	}
+}

@@ -2,6 +2,7 @@ package interop
 
 import (
 	"flag"
+	"fmt"
 	"os"
 	"testing"
 )
@@ -17,5 +18,10 @@ func TestMain(m *testing.M) {
 			panic(err)
 		}
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if err := finish(); err != nil {
+		fmt.Fprintln(os.Stderr, "interop:", err)
+		code = max(code, 1)
+	}
+	os.Exit(code)
 }

@@ -42,8 +42,12 @@ func goListen(t testing.TB, at netip.AddrPort, s *settings) server {
 }
 
 func goDial(ctx context.Context, t testing.TB, to netip.AddrPort, s *settings) (conn, error) {
-	tr, _, cfg := s.goParts(t, loopback)
-	c, err := tr.Dial(ctx, net.UDPAddrFromAddrPort(to), s.clientTLS(), cfg)
+	tr, _, cfg := s.goParts(t, localFor(to))
+	dial := tr.Dial
+	if s.early {
+		dial = tr.DialEarly
+	}
+	c, err := dial(ctx, net.UDPAddrFromAddrPort(to), s.clientTLS(), cfg)
 	if err != nil {
 		return nil, err
 	}

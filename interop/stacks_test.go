@@ -23,6 +23,7 @@ type settings struct {
 	goConfig       func(*qgo.Config)
 	goTransport    func(*qgo.Transport)
 	xnet           func(*xquic.Config)
+	early          bool // the client sends 0-RTT if it can
 	// between is put between the ends where it is not nil.
 	between *faults
 }
@@ -144,7 +145,7 @@ func (s *settings) clientTLS() *tls.Config {
 
 func listenUDP(t testing.TB, at netip.AddrPort) *net.UDPConn {
 	t.Helper()
-	u, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(at))
+	u, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(at))
 	mustNot(t, err, "listen")
 	_ = u.SetReadBuffer(4 << 20)
 	_ = u.SetWriteBuffer(4 << 20)
@@ -187,8 +188,12 @@ func fsgwListen(t testing.TB, at netip.AddrPort, s *settings) server {
 }
 
 func fsgwDial(ctx context.Context, t testing.TB, to netip.AddrPort, s *settings) (conn, error) {
-	e, _ := fsgwEndpoint(t, loopback, nil)
-	c, err := e.Dial(ctx, to, s.fsgwConfig(s.clientTLS()))
+	e, _ := fsgwEndpoint(t, localFor(to), nil)
+	dial := e.Dial
+	if s.early {
+		dial = e.DialEarly
+	}
+	c, err := dial(ctx, to, s.fsgwConfig(s.clientTLS()))
 	if err != nil {
 		return nil, err
 	}

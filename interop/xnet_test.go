@@ -46,7 +46,7 @@ func xnetDial(ctx context.Context, t testing.TB, to netip.AddrPort, s *settings)
 	if s.xnet != nil {
 		s.xnet(cfg)
 	}
-	e, _ := s.xnetEndpoint(t, loopback, nil)
+	e, _ := s.xnetEndpoint(t, localFor(to), nil)
 	c, err := e.Dial(ctx, "udp", to.String(), cfg)
 	if err != nil {
 		return nil, err
