@@ -118,33 +118,6 @@ func TestMedian(t *testing.T) {
 	}
 }
 
-// TestProxy holds the proxy's delay and its order.
-func TestProxy(t *testing.T) {
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	in, out := make(chan []byte, 8), make(chan []byte, 8)
-	began := time.Now()
-	go carry(ctx, 20*time.Millisecond, 0, func(p []byte) (int, error) {
-		select {
-		case b := <-in:
-			return copy(p, b), nil
-		case <-ctx.Done():
-			return 0, net.ErrClosed
-		}
-	}, func(p []byte) { out <- append([]byte(nil), p...) })
-	for i := range 5 {
-		in <- []byte{byte(i)}
-	}
-	for i := range 5 {
-		if b := <-out; b[0] != byte(i) {
-			t.Fatalf("%d came as number %d", b[0], i)
-		}
-	}
-	if d := time.Since(began); d < 20*time.Millisecond {
-		t.Errorf("delayed by %v only", d)
-	}
-}
-
 // TestForeignClient runs quic-go's end of the perf protocol against our server,
 // and quic-go's server against our client: both speak draft-banks-quic-performance.
 func TestForeignClient(t *testing.T) {

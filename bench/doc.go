@@ -6,7 +6,6 @@
 //
 //	bench run                     everything, and docs/performance.md from it
 //	bench PEER server|client ...  one end of one peer
-//	bench proxy ...               delay and loss between two ends
 //
 // PEER is quic-go, xnet, tls or floor. All print the object of quic-fsgw bench
 // --json.

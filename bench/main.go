@@ -28,6 +28,7 @@ type options struct {
 	hold        time.Duration
 	streams     int
 	connections int
+	congestion  string
 }
 
 // A peer is one transport: both ends of the perf exchange.
@@ -58,13 +59,11 @@ func main() {
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
-		return errors.New("usage: bench run | proxy | forward | quic-go|xnet|tls|floor server|client")
+		return errors.New("usage: bench run | forward | quic-go|xnet|tls|floor server|client")
 	}
 	switch args[0] {
 	case "run":
 		return runAll(ctx, args[1:])
-	case "proxy":
-		return runProxy(ctx, args[1:])
 	case "forward":
 		return runForward(ctx, args[1:])
 	}
@@ -92,6 +91,7 @@ func (p peer) run(ctx context.Context, end string, args []string) error {
 	fs.DurationVar(&o.hold, "hold", 5*time.Second, "how long to hold them")
 	fs.IntVar(&o.streams, "streams", 1, "streams of each connection")
 	fs.IntVar(&o.connections, "connections", 1, "connections")
+	fs.StringVar(&o.congestion, "congestion", "", "congestion `control` of TCP, one of the kernel's (tls)")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}

@@ -24,12 +24,14 @@ func tlsServer(ctx context.Context, o *options) error {
 	if err != nil {
 		return err
 	}
-	l, err := tls.Listen("tcp", o.addr, &tls.Config{
-		Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13, SessionTicketsDisabled: true, DynamicRecordSizingDisabled: true,
-	})
+	listen := net.ListenConfig{Control: useCongestion(o.congestion)}
+	tcp, err := listen.Listen(ctx, "tcp", o.addr)
 	if err != nil {
 		return err
 	}
+	l := tls.NewListener(tcp, &tls.Config{
+		Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13, SessionTicketsDisabled: true, DynamicRecordSizingDisabled: true,
+	})
 	context.AfterFunc(ctx, func() { _ = l.Close() })
 	ready(l.Addr())
 	t := newTally()
@@ -57,7 +59,7 @@ func tlsServer(ctx context.Context, o *options) error {
 
 func tlsClient(ctx context.Context, o *options) (*perf.Result, error) {
 	return drive(ctx, o, func(ctx context.Context) (conn, error) {
-		d := tls.Dialer{NetDialer: &net.Dialer{}, Config: &tls.Config{
+		d := tls.Dialer{NetDialer: &net.Dialer{Control: useCongestion(o.congestion)}, Config: &tls.Config{
 			InsecureSkipVerify: true, MinVersion: tls.VersionTLS13, ServerName: "localhost", DynamicRecordSizingDisabled: true,
 		}}
 		c, err := d.DialContext(ctx, "tcp", o.addr)

@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -46,10 +47,10 @@ type work struct {
 	streams     int
 	connections int
 	payload     int
-	gso         string // "off", only for quic-fsgw
-	profile     string // prefix of profile names, only for quic-fsgw
-	rtt         time.Duration
-	loss        float64
+	gso         string    // "off", only for quic-fsgw
+	profile     string    // prefix of profile names, only for quic-fsgw
+	congestion  string    // only for quic-fsgw and TLS over TCP; "": as it does by itself
+	away        *distance // nil: both ends are on the loopback interface
 	timeout     time.Duration
 }
 
@@ -74,11 +75,17 @@ func (r *runner) command(ctx context.Context, peer, end, addr string, w *work) *
 		if w.gso != "" {
 			args = append(args, "--gso", w.gso)
 		}
+		if w.congestion != "" {
+			args = append(args, "--congestion", w.congestion)
+		}
 		if w.profile != "" {
 			args = append(args, "--cpuprofile", w.profile+"."+end)
 		}
 	} else {
 		args = append(args, peer, end, "--addr", addr)
+		if w.congestion != "" {
+			args = append(args, "--congestion", w.congestion)
+		}
 	}
 	if w.payload != 0 {
 		args = append(args, "--udp-payload", strconv.Itoa(w.payload))
@@ -127,7 +134,8 @@ type process struct {
 	addr string
 }
 
-func start(cmd *exec.Cmd) (*process, error) {
+// start starts an end by means of run.
+func start(cmd *exec.Cmd, run func(*exec.Cmd) error) (*process, error) {
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return nil, err
@@ -136,7 +144,7 @@ func start(cmd *exec.Cmd) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := cmd.Start(); err != nil {
+	if err := run(cmd); err != nil {
 		return nil, err
 	}
 	line, err := bufio.NewReader(logs).ReadString('\n')
@@ -165,28 +173,28 @@ func (p *process) result() (r perf.Result, err error) {
 func (r *runner) once(ctx context.Context, peer string, w *work) (m measured, err error) {
 	ctx, cancel := context.WithTimeout(ctx, max(w.timeout, 2*time.Minute))
 	defer cancel()
-	srv, err := start(r.command(ctx, peer, "server", "127.0.0.1:0", w))
+	near, far, listen := (*exec.Cmd).Start, (*exec.Cmd).Start, "127.0.0.1:0"
+	if w.away != nil {
+		a, err := setApart(*w.away)
+		if err != nil {
+			return m, err
+		}
+		defer a.close()
+		near, far, listen = a.near.start, a.far.start, netip.AddrPortFrom(farAddr, 0).String()
+	}
+	srv, err := start(r.command(ctx, peer, "server", listen, w), far)
 	if err != nil {
 		return m, err
 	}
 	defer srv.stop()
-	addr := srv.addr
-	if w.rtt > 0 {
-		proxy, err := start(r.proxy(ctx, addr, w))
-		if err != nil {
-			return m, err
-		}
-		defer proxy.stop()
-		addr = proxy.addr
-	}
 	base := resident(srv.cmd.Process.Pid)
-	cl := r.command(ctx, peer, "client", addr, w)
+	cl := r.command(ctx, peer, "client", srv.addr, w)
 	cl.Stderr = os.Stderr
 	out, err := cl.StdoutPipe()
 	if err != nil {
 		return m, err
 	}
-	if err := cl.Start(); err != nil {
+	if err := near(cl); err != nil {
 		return m, err
 	}
 	err = json.NewDecoder(out).Decode(&m.client)
@@ -203,12 +211,6 @@ func (r *runner) once(ctx context.Context, peer string, w *work) (m measured, er
 	m.server, err = srv.result()
 	m.server.Resident = idle
 	return m, err
-}
-
-func (r *runner) proxy(ctx context.Context, to string, w *work) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, r.self, "proxy", "--to", to, "--rtt", w.rtt.String(), "--loss", strconv.FormatFloat(w.loss, 'g', -1, 64))
-	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
-	return cmd
 }
 
 // resident is the memory of a process in RAM, in bytes.
@@ -229,10 +231,16 @@ func resident(pid int) int64 {
 // does meets all of them.
 func (r *runner) rounds(ctx context.Context, n int, works map[string]*work, order []string) (map[string][]measured, error) {
 	all := make(map[string][]measured)
-	for range n {
+	for i := range n {
 		for _, p := range order {
 			peer, _, _ := strings.Cut(p, " ")
-			m, err := r.once(ctx, peer, works[p])
+			w := *works[p]
+			if w.away != nil { // each round other losses, the same for all
+				d := *w.away
+				d.seed = uint64(i)
+				w.away = &d
+			}
+			m, err := r.once(ctx, peer, &w)
 			if err != nil {
 				if ctx.Err() != nil {
 					return nil, err
@@ -255,7 +263,7 @@ type section struct {
 func (r *runner) sections() []section {
 	return []section{
 		{"throughput", r.throughput}, {"parallel", r.parallel}, {"latency", r.latency}, {"handshakes", r.handshakes}, {"gateway", r.gatewayHandshakes},
-		{"memory", r.memory}, {"relay", r.relay}, {"smallops", r.smallops}, {"lossy", r.lossy}, {"bytes", r.bySize}, {"sizes", r.sizes},
+		{"memory", r.memory}, {"relay", r.relay}, {"smallops", r.smallops}, {"bridge", r.bridge}, {"lossy", r.lossy}, {"bytes", r.bySize}, {"sizes", r.sizes},
 		{"datapath", r.datapath},
 	}
 }
@@ -281,7 +289,7 @@ func runAll(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("run", flag.ContinueOnError)
 	fsgw := fs.String("fsgw", "bin/quic-fsgw", "the program to measure")
 	docs := fs.String("docs", "", "`folder` for performance.md and datapath.svg; none are written without")
-	only := fs.String("only", "", "`sections` to measure, with commas between: throughput, parallel, latency, handshakes, gateway, memory, relay, smallops, lossy, bytes, sizes, datapath")
+	only := fs.String("only", "", "`sections` to measure, with commas between: throughput, parallel, latency, handshakes, gateway, memory, relay, smallops, bridge, lossy, bytes, sizes, datapath")
 	profile := fs.String("profile", "", "`prefix` of CPU profiles of the relay's ends; none are written without")
 	if err := fs.Parse(args); err != nil {
 		return err

@@ -174,37 +174,6 @@ func (r *runner) memory(ctx context.Context, rep *report) error {
 	return nil
 }
 
-func (r *runner) lossy(ctx context.Context, rep *report) error {
-	rep.section("Over a distance", "Through a proxy that delays every datagram and loses some, at random. Goodput in Mbit/s of an upload that takes slow start along.")
-	t := rep.table("", ours, "quic-go", "x/net/quic")
-	for _, path := range []struct {
-		name string
-		rtt  time.Duration
-		loss float64
-		size uint64
-	}{
-		{"20 ms, 0.1 %", 20 * time.Millisecond, 0.001, 64 * mib},
-		{"50 ms, 1 %", 50 * time.Millisecond, 0.01, 8 * mib},
-		{"100 ms, no loss", 100 * time.Millisecond, 0, 128 * mib},
-	} {
-		order := []string{ours, "quic-go", "xnet"}
-		works := make(map[string]*work)
-		for _, p := range order {
-			works[p] = &work{upload: path.size / pick(r.quick, uint64(8), 1), rtt: path.rtt, loss: path.loss, payload: 1400}
-		}
-		all, err := r.rounds(ctx, pick(r.quick, 1, 3), works, order)
-		if err != nil {
-			return err
-		}
-		cells := []string{path.name}
-		for _, p := range order {
-			cells = append(cells, f1(1000*median(all[p], func(m measured) float64 { return m.client.Gbps })))
-		}
-		t.row(cells...)
-	}
-	return nil
-}
-
 func (r *runner) sizes(ctx context.Context, rep *report) error {
 	rep.section("By size of the datagram", "Loopback carries up to 64 KiB. Larger datagrams need fewer seals and system calls for the same bytes.")
 	t := rep.table("bytes", "GSO", "Gbit/s", "sender CPU-s/GiB", "receiver CPU-s/GiB", "datagrams a send")

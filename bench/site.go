@@ -102,47 +102,19 @@ func (r *runner) startOurs(ctx context.Context, dir, backend string, payload int
 			p.stop()
 		}
 	}()
-	for _, args := range [][]string{{"init"}, {"server", siteName}} {
-		args = append(append([]string{"cert"}, args...), "--dir", dir)
-		if out, err := exec.CommandContext(ctx, r.fsgw, args...).CombinedOutput(); err != nil {
-			return nil, fmt.Errorf("%q: %w: %s", args, err, out)
-		}
-	}
-	port, err := freeUDPPort()
-	if err != nil {
-		return nil, err
-	}
-	p.quic = fmt.Sprintf("127.0.0.1:%d", port)
-	size := "auto"
-	if payload > 0 {
-		size = strconv.Itoa(payload)
-	}
-	config := filepath.Join(dir, "config.yaml")
-	err = os.WriteFile(config, fmt.Appendf(nil, `listen: [{udp: "127.0.0.1:%d"}]
-tlshd: {certificates: [{names: [%s], cert: %s/%[2]s.crt, key: %[3]s/%[2]s.key}]}
-admin: {socket: %[3]s/admin.sock}
-quic: {max_udp_payload: %s}
-log: {level: info, format: text}
-routes:
-  - name: office
-    match: {alpn: smb, server_name: %[2]s}
-    access: public
-    smb: {backends: ["%[5]s"], min_dialect: "2.1"}
-`, port, siteName, dir, size, backend), 0o644)
-	if err != nil {
-		return nil, err
-	}
 	var env []string
 	if profile != "" {
 		env = []string{"QUIC_FSGW_CPUPROFILE=" + profile + ".gateway"}
 	}
-	if p.gateway, err = startDaemon(ctx, env, r.fsgw, "serve", "-c", config); err != nil {
+	gateway, port, config, err := r.startServe(ctx, dir, payload, fmt.Sprintf(`  - name: office
+    match: {alpn: smb, server_name: %s}
+    access: public
+    smb: {backends: ["%s"], min_dialect: "2.1"}
+`, siteName, backend), env)
+	if p.gateway = gateway; err != nil {
 		return nil, err
 	}
-	// It serves before its helper is there; the first handshake waits for that.
-	if _, err = p.gateway.wait("serving"); err != nil {
-		return nil, err
-	}
+	p.quic = fmt.Sprintf("127.0.0.1:%d", port)
 	if profile != "" {
 		env = []string{"QUIC_FSGW_CPUPROFILE=" + profile + ".connect"}
 	}
@@ -152,6 +124,41 @@ routes:
 		return nil, err
 	}
 	return p, p.listensAt(" carries to ")
+}
+
+// startServe makes certificates in dir and runs `quic-fsgw serve` with routes,
+// YAML. payload is as for startOurs.
+func (r *runner) startServe(ctx context.Context, dir string, payload int, routes string, env []string) (d *daemon, port int, config string, err error) {
+	for _, args := range [][]string{{"init"}, {"server", siteName}} {
+		args = append(append([]string{"cert"}, args...), "--dir", dir)
+		if out, err := exec.CommandContext(ctx, r.fsgw, args...).CombinedOutput(); err != nil {
+			return nil, 0, "", fmt.Errorf("%q: %w: %s", args, err, out)
+		}
+	}
+	if port, err = freeUDPPort(); err != nil {
+		return nil, 0, "", err
+	}
+	size := "auto"
+	if payload > 0 {
+		size = strconv.Itoa(payload)
+	}
+	config = filepath.Join(dir, "config.yaml")
+	err = os.WriteFile(config, fmt.Appendf(nil, `listen: [{udp: "127.0.0.1:%d"}]
+tlshd: {certificates: [{names: [%s], cert: %s/%[2]s.crt, key: %[3]s/%[2]s.key}]}
+admin: {socket: %[3]s/admin.sock}
+quic: {max_udp_payload: %s}
+log: {level: info, format: text}
+routes:
+%s`, port, siteName, dir, size, routes), 0o644)
+	if err != nil {
+		return nil, 0, "", err
+	}
+	if d, err = startDaemon(ctx, env, r.fsgw, "serve", "-c", config); err != nil {
+		return nil, 0, "", err
+	}
+	// It serves before its helper is there; the first handshake waits for that.
+	_, err = d.wait("serving")
+	return d, port, config, err
 }
 
 // startQuicgo runs the same pair on quic-go.

@@ -63,6 +63,7 @@ type Gateway struct {
 	limits    *limiter
 	meters    meters
 	throttles throttles
+	refusals  refusals
 	memory    memory
 	table     atomic.Pointer[table]
 	started   time.Time
@@ -102,9 +103,11 @@ func New(cfg *config.Config, listeners []Listener, opts Options) (*Gateway, erro
 	if opts.Registry == nil {
 		opts.Registry = admin.NewRegistry()
 	}
-	opts.Handshaker = timed(opts.Handshaker, opts.Registry)
 	g := &Gateway{opts: opts, log: opts.Logger, sessions: make(map[*session]struct{}), idle: make(chan struct{}), started: time.Now()}
 	g.ctx, g.stop = context.WithCancelCause(context.Background())
+	g.configureDelays(cfg)
+	g.refusals.register(opts.Registry)
+	g.opts.Handshaker = lateHandshaker{timed(opts.Handshaker, opts.Registry), &g.refusals}
 	var err error
 	if g.traces, err = openTraces(&cfg.Log, g.log); err != nil {
 		return nil, err

@@ -32,6 +32,7 @@ func (g *Gateway) Reload(cfg *config.Config) error {
 	old.stopChecks()
 	g.startChecks(t)
 	g.limits.configure(&cfg.Limits)
+	g.configureDelays(cfg)
 	g.meters.configure(t)
 	for _, e := range g.endpoints {
 		e.SetConfig(g.baseConfig(cfg, e))

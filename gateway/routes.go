@@ -170,7 +170,7 @@ func (r *route) compileSMB(c *config.SMB, changed func(backend.State)) error {
 		return err
 	}
 	r.smb = &smb.Relay{Backends: b, Options: smb.Options{
-		MaxMessage: int(c.MaxMessage), MinDialect: dialect, Protection: protection, AllowNamedPipes: c.NamedPipes == "allow", Shares: c.Shares, CleanClose: cleanClose,
+		MaxMessage: int(c.MaxMessage), MinDialect: dialect, Protection: protection, KerberosOnly: c.NTLM == "deny", AllowNamedPipes: c.NamedPipes == "allow", Shares: c.Shares, CleanClose: cleanClose,
 	}}
 	for i := range c.ShareMap {
 		r.shares = append(r.shares, access.MapEntry{Match: c.ShareMap[i].Matcher, Unix: access.Unix{UID: uint32(i)}})
@@ -295,17 +295,30 @@ func (g *Gateway) find(addr config.Addr, alpn []string, name string) (r *route, 
 	return t.routes[rc], true
 }
 
-// identityOf is the Unix identity of a client, nil to refuse every call.
+// identityOf is the Unix identity of a client, nil to refuse every call. A row of
+// the configuration counts before what the client's certificate says of itself.
 func (r *route) identityOf(v *access.Verdict) (*nfs.Identity, error) {
-	u, ok := r.identity.Lookup(v.Chain)
-	if !ok {
+	if u, ok := r.identity.Lookup(v.Chain); ok {
+		root := nfs.RootRefused
+		if u.UID == 0 || u.GID == 0 {
+			root = nfs.RootAllowed // written out in the configuration, never by default
+		}
+		return nfs.NewIdentity(u.UID, u.GID, u.Groups, root)
+	}
+	id := &r.conf.NFS.Identity
+	if id.AuthSys == nil {
 		return r.squash, nil
 	}
-	root := nfs.RootRefused
-	if u.UID == 0 || u.GID == 0 {
-		root = nfs.RootAllowed // written out in the configuration, never by default
+	u, ok, err := v.Chain.AuthSys(id.AuthSys, uint32(id.SquashGID))
+	switch {
+	case err != nil:
+		return nil, err
+	case !ok:
+		return r.squash, nil
+	case int64(u.UID) < int64(id.AuthSysMin):
+		return nil, fmt.Errorf("the certificate carries uid %d, and auth_sys_min_uid is %d", u.UID, id.AuthSysMin)
 	}
-	return nfs.NewIdentity(u.UID, u.GID, u.Groups, root)
+	return nfs.NewIdentity(u.UID, u.GID, u.Groups, nfs.RootRefused)
 }
 
 // exportsOf is what a client may mount.

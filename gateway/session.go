@@ -110,13 +110,13 @@ func (g *Gateway) admit(e *endpoint, c *quic.Conn) (*session, error) {
 	g.metrics.verdicts.With(s.route.rule.Name, string(v.Reason)).Inc()
 	g.audit(s, &v)
 	if !v.Allowed {
-		g.refuse(s, verdictReason(&v), v.Err)
+		g.refuseLate(s, &v, verdictReason(&v), v.Err)
 		return nil, errors.New("denied")
 	}
 	if s.route.nfs != nil {
 		var err error
 		if s.identity, err = s.route.identityOf(&v); err != nil {
-			g.refuse(s, reason.Identity, err)
+			g.refuseLate(s, &v, reason.Identity, err)
 			return nil, err
 		}
 	}
@@ -184,13 +184,28 @@ func verdictReason(v *access.Verdict) reason.Reason {
 
 // refuse closes a connection that was not admitted.
 func (g *Gateway) refuse(s *session, r reason.Reason, err error) {
+	g.logRefused(s, r, err)
+	s.conn.CloseTransport(quic.TransportErrorCode(r.Code), r.Name)
+}
+
+// refuseLate closes a connection whose client its rule does not let in, which
+// hears of it after limits.failure_delay.
+func (g *Gateway) refuseLate(s *session, v *access.Verdict, r reason.Reason, err error) {
+	g.logRefused(s, r, err)
+	c := refusedClient{addr: s.conn.RemoteAddrPort().Addr()}
+	if v.Chain != nil {
+		c.sha256 = v.Chain.SHA256
+	}
+	g.refusals.answer(c, maxRefusalWait, func() { s.conn.CloseTransport(quic.TransportErrorCode(r.Code), r.Name) })
+}
+
+func (g *Gateway) logRefused(s *session, r reason.Reason, err error) {
 	g.metrics.connections.With(s.route.name, r.Name).Inc()
 	attrs := append(s.attrs(), slog.String("reason", r.Name))
 	if err != nil {
 		attrs = append(attrs, slog.String("error", err.Error()))
 	}
 	g.log.LogAttrs(g.ctx, slog.LevelWarn, "connection refused", attrs...)
-	s.conn.CloseTransport(quic.TransportErrorCode(r.Code), r.Name)
 }
 
 // attrs are what every log line about a session says.

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/quic-fsgw/quic-fsgw/gateway/access"
+	"github.com/quic-fsgw/quic-fsgw/smb"
 )
 
 // Refused logons are counted for a certificate once it is known, and for an
@@ -17,6 +18,7 @@ func TestThrottleIsTheClients(t *testing.T) {
 	cert := func(sum string) *access.Verdict { return &access.Verdict{Chain: &access.Chain{SHA256: sum}} }
 	anonymous := &access.Verdict{}
 	var th throttles
+	th.configure(smb.DefaultLogonDelay)
 	alice := th.of(clientKey(cert("aa"), office))
 	if th.of(clientKey(cert("bb"), office)) == alice {
 		t.Error("two certificates behind one address share a throttle")

@@ -21,6 +21,7 @@ func (c *Conn) ackSpace(space recovery.Space, delay time.Duration) (recovery.Ack
 	c.eventSpace = space
 	p := &c.path
 	res, err := c.loss.Ack(c.now(), space, c.ackRanges, ecn, delay, c.lossState(), &p.rtt, p.cc, c.ackedFunc, c.lostFunc)
+	c.ackRun()
 	if res.Congested {
 		c.stats.CEReports++
 	}
@@ -40,7 +41,53 @@ func (c *Conn) onAcked(p *recovery.SentPacket) {
 		}
 	}
 	for i := range int(p.NumRecords) {
-		c.ackRecord(p.At(i))
+		r := p.At(i)
+		if r.Kind == recStream && !r.Fin {
+			if c.acked.id != r.ID || c.acked.end != r.Off {
+				c.ackRun()
+				c.acked = ackedRun{id: r.ID, span: span{r.Off, r.Off}}
+			}
+			c.acked.end += uint64(r.Len)
+			continue
+		}
+		c.ackRun()
+		c.ackRecord(r)
+	}
+}
+
+// An ackedRun is the bytes of a stream, sent in several packets, that an ACK frame
+// acknowledges.
+type ackedRun struct {
+	id uint64
+	span
+}
+
+// ackRun is ackRecord for the run collected so far.
+func (c *Conn) ackRun() {
+	run := c.acked
+	if run.start == run.end {
+		return
+	}
+	c.acked = ackedRun{}
+	if s := c.streams.all[run.id]; s != nil && !s.snd.reset {
+		c.ackStream(s, run.span, false)
+	}
+}
+
+func (c *Conn) ackStream(s *Stream, sp span, fin bool) {
+	w := &s.snd
+	w.buf.ack(sp.start, sp.end)
+	if fin {
+		w.finAckSeen = true
+	}
+	if w.waiter && w.buf.start == w.buf.end {
+		c.wakeWriter(s)
+	}
+	if w.finAckSeen && w.buf.start == w.buf.end && !w.finAcked {
+		w.finAcked = true
+		c.emitStream(s, SendRecvd)
+		c.wakeWriter(s)
+		c.maybeForget(s)
 	}
 }
 
@@ -57,20 +104,7 @@ func (c *Conn) ackRecord(r recovery.Record) {
 		if s == nil || s.snd.reset {
 			return
 		}
-		w := &s.snd
-		w.buf.ack(r.Off, r.Off+uint64(r.Len))
-		if r.Fin {
-			w.finAckSeen = true
-		}
-		if w.waiter && w.buf.start == w.buf.end {
-			c.wakeWriter(s)
-		}
-		if w.finAckSeen && w.buf.start == w.buf.end && !w.finAcked {
-			w.finAcked = true
-			c.emitStream(s, SendRecvd)
-			c.wakeWriter(s)
-			c.maybeForget(s)
-		}
+		c.ackStream(s, span{r.Off, r.Off + uint64(r.Len)}, r.Fin)
 	case recReset:
 		if s := c.streams.all[r.ID]; s != nil {
 			if !s.snd.resetAcked {
@@ -83,6 +117,7 @@ func (c *Conn) ackRecord(r recovery.Record) {
 }
 
 func (c *Conn) onLost(p *recovery.SentPacket) {
+	c.ackRun() // what was acknowledged comes first
 	c.dirty = true
 	if p.PMTUProbe {
 		c.onMTUProbe(p, false)

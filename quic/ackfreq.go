@@ -30,6 +30,8 @@ type ackFrequency struct {
 	seq   uint64 // of the next one
 	due   bool
 	since time.Time // when it was chosen
+
+	immediate bool // the next PING asks for an acknowledgment at once
 }
 
 // processAckFrequency acts on ACK_FREQUENCY and IMMEDIATE_ACK.
@@ -89,4 +91,22 @@ func (c *Conn) appendAckFrequency(b []byte) []byte {
 	q.seq++
 	q.due = false
 	return b
+}
+
+// takesImmediateAck tells whether the peer knows IMMEDIATE_ACK.
+func (c *Conn) takesImmediateAck() bool { return c.haveParams && c.peerParams.MinAckDelay > 0 }
+
+// appendElicit appends a frame that asks for an acknowledgment: at once, where
+// the peer knows how.
+//
+// Who sends it: a probe timeout, whose answer tells what was lost; an MTU probe,
+// which timers might call lost otherwise, as the draft says; and the first packet
+// on a path that a client has moved to, for it is that packet, and no
+// PATH_CHALLENGE, which moves the server. IMMEDIATE_ACK is no probing frame: it
+// never stands beside a PATH_CHALLENGE.
+func (c *Conn) appendElicit(b []byte) []byte {
+	if c.takesImmediateAck() {
+		return wire.AppendImmediateAck(b)
+	}
+	return wire.AppendPing(b)
 }

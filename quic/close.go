@@ -134,9 +134,10 @@ func (c *Conn) buildClose(err error) []byte {
 			continue
 		}
 		if level == LevelInitial && !c.server && c.canSeal(LevelHandshake) {
-			// RFC 9000, Section 10.2.3: "The client will always know whether the server
-			// has Handshake keys". An Initial packet of a client would also have to fill
-			// 1200 bytes (Section 14.1).
+			// RFC 9000, Section 10.2.3: "A client will always know
+			// whether the server has Handshake keys". An Initial
+			// packet of a client would also have to fill 1200 bytes
+			// (Section 14.1).
 			continue
 		}
 		a, t, r, k := app, frameType, reason, code

@@ -32,7 +32,7 @@ const (
 type Conn struct {
 	ep      *Endpoint
 	server  bool
-	shard   *shard
+	home    atomic.Pointer[shard] // its socket
 	id      string
 	log     *slog.Logger
 	inbox   inbox
@@ -41,6 +41,7 @@ type Conn struct {
 	ready   chan struct{} // closed when TLS is complete or the connection is over
 	wanted  atomic.Int32  // those who wait for mu
 	inTurns atomic.Bool   // see turns
+	earlyUp chan struct{} // closed when a client may send 0-RTT; nil: it was not asked for
 
 	mu sync.Mutex // guards everything below
 	connGuarded
@@ -84,12 +85,14 @@ type connGuarded struct {
 	tokenDue      bool   // server: NEW_TOKEN is due
 	peerParams    wire.TransportParams
 	haveParams    bool
-	peerVerified  bool // client: the server has validated our address: it acknowledged a Handshake packet
+	helloParams   []byte // server: as routing read them, until TLS has said the same
+	peerVerified  bool   // client: the server has validated our address: it acknowledged a Handshake packet
 
 	ids    connIDs
 	keys   [2]spaceKeys // Initial, Handshake
 	app    appKeys
-	early  []earlyPacket
+	early  earlyState
+	ahead  []earlyPacket // packets before their keys
 	crypto [3]cryptoStream
 	recv   [recovery.NumSpaces]recovery.Received
 	loss   recovery.Loss
@@ -100,6 +103,7 @@ type connGuarded struct {
 	ackRanges   []recovery.AckRange // the same in recovery's type
 	wireRanges  []wire.AckRange     // reused by frame building
 	eventSpace  recovery.Space      // of the packets given to the next three
+	acked       ackedRun            // the same
 	ackedFunc   func(*recovery.SentPacket)
 	lostFunc    func(*recovery.SentPacket)
 	requeueFunc func(*recovery.SentPacket)
@@ -140,7 +144,8 @@ type earlyPacket struct {
 }
 
 func newConn(ep *Endpoint, sh *shard, cfg *Config, server bool, v wire.Version) *Conn {
-	c := &Conn{ep: ep, server: server, shard: sh, ready: make(chan struct{})}
+	c := &Conn{ep: ep, server: server, ready: make(chan struct{})}
+	c.home.Store(sh)
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	now := time.Now()
 	c.cfg, c.version, c.clock, c.started, c.lastHeard = cfg, v, now, now, now
@@ -321,7 +326,9 @@ func (c *Conn) flushLate() {
 // sink takes the Handshaker's events, from any goroutine.
 func (c *Conn) sink(e HandshakeEvent) {
 	c.inbox.pushEvent(e)
-	c.pump()
+	if !e.More {
+		c.pump()
+	}
 }
 
 // ID returns the connection's name in logs: the first Destination Connection
@@ -377,11 +384,15 @@ func (c *Conn) RemoteAddrPort() netip.AddrPort {
 func (c *Conn) LocalAddr() net.Addr {
 	c.lock()
 	defer c.unlock()
-	a := c.shard.conn().LocalAddr()
+	return net.UDPAddrFromAddrPort(c.localAddr())
+}
+
+func (c *Conn) localAddr() netip.AddrPort {
+	a := c.shard().conn().LocalAddr()
 	if c.path.local.IsValid() {
 		a = netip.AddrPortFrom(c.path.local, a.Port())
 	}
-	return net.UDPAddrFromAddrPort(a)
+	return a
 }
 
 // Admit lets a server's connection go on that Config.ManualAdmit holds.
@@ -453,7 +464,9 @@ func (c *Conn) free() {
 	}
 	c.streams.closed()
 	c.freeDatagrams()
-	c.early = nil
+	c.ahead = nil
+	c.early.dropKeys()
+	c.early.held = nil
 	c.crypto = [3]cryptoStream{}
 	if c.blocked != nil {
 		c.blocked.release()

@@ -52,7 +52,7 @@ func resetToken(key *[32]byte, id wire.ConnID) (t [16]byte) {
 func (c *Conn) issueIDs() {
 	want := min(int(c.ids.peerLimit), localConnIDLimit)
 	for c.ids.current() < want {
-		id, ok := c.ep.newConnID(c.shard, c)
+		id, ok := c.ep.newConnID(c.shard(), c)
 		if !ok {
 			return
 		}
@@ -146,8 +146,10 @@ func (c *Conn) addRemote(seq, retirePriorTo uint64, id wire.ConnID, token [16]by
 		ids.highest = retirePriorTo
 		c.retireRemoteBelow(retirePriorTo)
 	}
-	// RFC 9000, Section 5.1.1: "if an endpoint provides more connection IDs than
-	// the peer's limit", CONNECTION_ID_LIMIT_ERROR.
+	// RFC 9000, Section 5.1.1: "if the number of active connection IDs
+	// exceeds the value advertised in its active_connection_id_limit
+	// transport parameter, an endpoint MUST close the connection with an
+	// error of type CONNECTION_ID_LIMIT_ERROR."
 	if len(ids.remote) > localConnIDLimit {
 		return c.fail(ConnectionIDLimitError, wire.FrameNewConnectionID, "more connection IDs than allowed")
 	}

@@ -11,11 +11,11 @@ import "github.com/quic-fsgw/quic-fsgw/quic/udp"
 // to find out must not depend on how a path treats marks.
 
 // testECN begins to mark on a new path. RFC 9000, Section 13.4.2: "To ensure
-// connectivity in the presence of such network elements, an endpoint validates
-// the ECN counts for each network path and disables the use of ECN on that
-// path if errors are detected."
+// connectivity in the presence of such devices, an endpoint validates the ECN
+// counts for each network path and disables the use of ECN on that path if
+// errors are detected."
 func (c *Conn) testECN() {
-	if c.shard.conn().Caps().ECN {
+	if c.shard().conn().Caps().ECN {
 		c.loss.EnableECN()
 	}
 }

@@ -104,7 +104,7 @@ func (c *Conn) maxSegments() int {
 	if c.path.noGSO || c.loss.PTOCount() > 0 {
 		return 1
 	}
-	return c.shard.conn().Caps().MaxSegments
+	return c.shard().conn().Caps().MaxSegments
 }
 
 // probeSize is the largest datagram for the next probe of a probe timeout: the

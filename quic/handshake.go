@@ -1,6 +1,7 @@
 package quic
 
 import (
+	"bytes"
 	"errors"
 	"slices"
 
@@ -44,12 +45,14 @@ func levelOf(s recovery.Space) Level {
 func (c *Conn) startClient() {
 	c.initFlow()
 	local := c.localParams()
+	early := c.early.wanted
 	c.trace.Parameters(c.now(), true, local)
 	params := local.Append(nil, false)
 	epoch := c.hsEpoch
 	c.hs = c.cfg.Handshaker.Handshake(&HandshakeRequest{
 		ID: c.id, ServerName: c.cfg.ServerName, NextProtos: c.cfg.NextProtos, TransportParams: params,
 		Remote: c.path.remote, Timeout: c.cfg.handshakeTimeout(), Options: c.cfg.HandshakeOptions,
+		Version: c.version, EarlyData: early,
 	}, func(e HandshakeEvent) {
 		e.epoch = epoch
 		c.sink(e)
@@ -134,9 +137,10 @@ func (c *Conn) feedCrypto(space recovery.Space) {
 			c.afterTLS()
 			return
 		}
-		if !c.server || space != recovery.Initial || !c.route(b) {
-			return
+		if c.server && space == recovery.Initial && c.route(b) {
+			s.take(len(b))
 		}
+		return
 	}
 	if space == recovery.AppData {
 		if b = c.ticketMessages(b); len(b) == 0 {
@@ -156,11 +160,12 @@ const (
 	msgCertificateRequest = 13
 )
 
-// ticketMessages returns the whole messages at the start of b. RFC 9001, Section 6:
-// "Endpoints MUST treat the receipt of a TLS KeyUpdate message as a connection
-// error of type 0x010a". No other message is expected either. Section 4.4:
-// "Clients MUST treat receipt of a TLS CertificateRequest message as a connection
-// error of type PROTOCOL_VIOLATION", once the handshake is over.
+// ticketMessages returns the whole messages at the start of b. RFC 9001,
+// Section 6: "Endpoints MUST treat the receipt of a TLS KeyUpdate message as a
+// connection error of type 0x010a". No other message is expected either.
+// Section 4.4: "servers MUST NOT send post-handshake TLS CertificateRequest
+// messages, and clients MUST treat receipt of such messages as a connection
+// error of type PROTOCOL_VIOLATION."
 func (c *Conn) ticketMessages(b []byte) []byte {
 	n := 0
 	for len(b)-n >= 4 {
@@ -182,7 +187,7 @@ func (c *Conn) ticketMessages(b []byte) []byte {
 }
 
 // route chooses the configuration by the ClientHello, once it is whole, and
-// starts TLS. It reports whether TLS was started.
+// starts TLS with it. It reports whether TLS was started.
 func (c *Conn) route(b []byte) bool {
 	ch, complete, err := wire.ParseClientHello(b)
 	if err != nil {
@@ -192,7 +197,7 @@ func (c *Conn) route(b []byte) bool {
 	if !complete {
 		return false
 	}
-	c.hello = &ClientHelloInfo{ServerName: ch.ServerName, ALPN: ch.ALPN, SessionTicket: ch.SessionTicket,
+	c.hello = &ClientHelloInfo{ServerName: ch.ServerName, ALPN: ch.ALPN, SessionTicket: ch.SessionTicket, PSKModes: ch.PSKModes,
 		Remote: c.path.remote, Local: c.ep.localAddr(c.path.local)}
 	if f := c.cfg.GetConfigForClient; f != nil {
 		cfg, err := f(c.hello)
@@ -206,17 +211,33 @@ func (c *Conn) route(b []byte) bool {
 		c.cfg = cfg
 	}
 	if !slices.ContainsFunc(ch.ALPN, func(p string) bool { return slices.Contains(c.cfg.NextProtos, p) }) {
-		// RFC 9001, Section 8.1: "When using ALPN, endpoints MUST immediately close
-		// a connection with a no_application_protocol TLS alert [...] if an
-		// application protocol is not negotiated."
+		// RFC 9001, Section 8.1: "When using ALPN, endpoints MUST
+		// immediately close a connection [...] with a
+		// no_application_protocol TLS alert [...] if an application
+		// protocol is not negotiated."
 		c.refuse(&AlertError{Alert: AlertNoApplicationProtocol})
 		return false
 	}
 	c.initFlow()
-	c.hs = c.cfg.Handshaker.Handshake(&HandshakeRequest{
-		ID: c.id, Server: true, ServerName: ch.ServerName, NextProtos: c.cfg.NextProtos,
+	req := &HandshakeRequest{
+		ID: c.id, Server: true, ServerName: ch.ServerName, NextProtos: c.cfg.NextProtos, Crypto: b,
 		Remote: c.path.remote, Timeout: c.cfg.handshakeTimeout(), Options: c.cfg.HandshakeOptions, ClientHello: c.hello,
-	}, c.sink)
+		Version: c.version,
+	}
+	if ch.TransportParams != nil {
+		// TLS would tell them and then wait for ours: with a helper, that takes a
+		// message there and back. It does tell them, see onPeerParams.
+		if !c.takePeerParams(ch.TransportParams) {
+			return false
+		}
+		c.helloParams, req.TransportParams = clone(ch.TransportParams), c.ownParams()
+	}
+	if c.cfg.EarlyData {
+		req.EarlyData, req.EarlyLimits = true, earlyLimits(c.localParams())
+	} else {
+		c.refuseEarly()
+	}
+	c.hs = c.cfg.Handshaker.Handshake(req, c.sink)
 	return true
 }
 
@@ -250,6 +271,10 @@ func (c *Conn) onHandshakeEvent(e *HandshakeEvent) {
 		clear(e.Data)
 	case EventPeerTransportParams:
 		c.onPeerParams(e.Data)
+	case EventEarlyParams:
+		c.onEarlyParams(e.Data)
+	case EventEarlyRejected:
+		c.onEarlyRejected()
 	case EventDone:
 		c.pendingTLS = e.TLS
 		c.maybeComplete()
@@ -267,12 +292,25 @@ func (c *Conn) onHandshakeEvent(e *HandshakeEvent) {
 }
 
 func (c *Conn) onSecret(e *HandshakeEvent) {
-	if e.Level == LevelEarly || e.Level == LevelInitial {
-		return // 0-RTT is never used
+	if e.Level == LevelInitial {
+		return
 	}
-	key, err := protect.NewKey(c.version, e.Suite, e.Data)
+	v := c.version
+	if e.Level == LevelEarly {
+		v = c.ver.original
+	}
+	key, err := protect.NewKey(v, e.Suite, e.Data)
 	if err != nil {
 		c.shutdown(&HandshakeError{Alert: AlertHandshakeFailure, Err: err})
+		return
+	}
+	if e.Level == LevelEarly {
+		if e.Write {
+			c.onEarlyKey(key)
+		} else {
+			c.onReadEarly(key)
+		}
+		c.dirty = true
 		return
 	}
 	if e.Level == LevelApp {
@@ -290,14 +328,45 @@ func (c *Conn) onSecret(e *HandshakeEvent) {
 		c.level = max(c.level, e.Level)
 	}
 	c.dirty = true
-	if !e.Write && e.Level == LevelHandshake {
+	switch {
+	case !e.Write && e.Level == LevelHandshake:
+		c.refuseEarly()
 		c.retryEarly()
+	case e.Write && e.Level == LevelApp && !c.server:
+		// RFC 9001, Section 4.9.3: "a client SHOULD discard 0-RTT keys as soon as it
+		// installs 1-RTT keys, since they have no use after that moment."
+		c.early.dropKeys()
+	case e.Write && e.Level == LevelApp:
+		c.openEarly()
 	}
 	c.maybeComplete()
 }
 
-// onPeerParams validates and applies the peer's transport parameters.
+// onPeerParams takes what TLS says the peer's transport parameters are.
 func (c *Conn) onPeerParams(b []byte) {
+	if c.haveParams {
+		if !c.server || !bytes.Equal(b, c.helloParams) {
+			_ = c.fail(TransportParameterError, 0, "TLS and routing read different transport parameters")
+		}
+		c.helloParams = nil
+		return
+	}
+	if c.takePeerParams(b) && c.server {
+		c.hs.TransportParams(c.ownParams())
+	}
+}
+
+// ownParams are what a server answers the client's parameters with, encoded.
+func (c *Conn) ownParams() []byte {
+	local := c.localParams()
+	c.trace.Parameters(c.now(), true, local)
+	c.sentParams = true
+	return local.Append(nil, true)
+}
+
+// takePeerParams validates and applies the peer's transport parameters. It
+// reports whether they were good; otherwise the connection is closing.
+func (c *Conn) takePeerParams(b []byte) bool {
 	p, err := wire.ParseTransportParams(b, !c.server)
 	if err == nil {
 		err = c.checkParams(&p)
@@ -307,7 +376,7 @@ func (c *Conn) onPeerParams(b []byte) {
 	}
 	if err != nil {
 		c.closeOnParams(err)
-		return
+		return false
 	}
 	c.peerParams, c.haveParams = p, true
 	c.greases = p.GreaseBit && !c.cfg.NoGrease
@@ -315,10 +384,12 @@ func (c *Conn) onPeerParams(b []byte) {
 	c.flow.sendMax = p.InitialMaxData
 	c.streams.max = [2]uint64{p.InitialMaxStreamsBidi, p.InitialMaxStreamsUni}
 	for _, s := range c.streams.all {
-		if s.local() && s.bidi() {
-			s.snd.max = p.InitialMaxStreamDataBidiRemote
+		if s.local() && s.snd.exists {
+			s.snd.max = c.initialMax(s)
+			c.queueSend(s)
 		}
 	}
+	c.resendAll()
 	if p.HasResetToken && !c.server && len(c.ids.remote) > 0 {
 		c.ids.remote[0].token, c.ids.remote[0].hasToken = p.ResetToken, true
 		c.useRemote(&c.path, 0)
@@ -331,21 +402,15 @@ func (c *Conn) onPeerParams(b []byte) {
 	for i := range c.streams.opening {
 		c.streams.opening[i].open()
 	}
-	if c.server {
-		local := c.localParams()
-		c.trace.Parameters(c.now(), true, local)
-		c.hs.TransportParams(local.Append(nil, true))
-		c.sentParams = true
-	}
+	return true
 }
 
-// checkParams authenticates connection IDs.
-// RFC 9000, Section 7.3: "An endpoint MUST treat the following as a connection
-// error of type TRANSPORT_PARAMETER_ERROR or PROTOCOL_VIOLATION: [...] absence
-// of the initial_source_connection_id transport parameter from either endpoint
-// [...] a mismatch between values received from a peer in these transport
-// parameters and the value sent in the corresponding Destination or Source
-// Connection ID fields of Initial packets."
+// checkParams authenticates connection IDs. RFC 9000, Section 7.3: "An endpoint
+// MUST treat the following as a connection error of type
+// TRANSPORT_PARAMETER_ERROR or PROTOCOL_VIOLATION: [...] a mismatch between
+// values received from a peer in these transport parameters and the value sent
+// in the corresponding Destination or Source Connection ID fields of Initial
+// packets."
 func (c *Conn) checkParams(p *wire.TransportParams) error {
 	if !p.HasInitialSrc || len(c.ids.remote) == 0 || p.InitialSrc != c.ids.remote[0].id {
 		return errors.New("initial_source_connection_id does not match")
@@ -381,11 +446,21 @@ func (c *Conn) maybeComplete() {
 		_ = c.fail(CryptoErrorBase+TransportErrorCode(AlertMissingExtension), 0, "no transport parameters")
 		return
 	}
+	if c.helloParams != nil {
+		_ = c.fail(InternalError, 0, "TLS has not said the peer's transport parameters")
+		return
+	}
+	if err := c.checkEarly(); err != nil {
+		_ = c.fail(TransportParameterError, 0, err.Error())
+		return
+	}
+	t.EarlyData = c.early.rx != nil || c.early.offered && !c.early.rejected
 	c.tls = t
 	c.state = stateOpen
 	c.trace.State(c.now(), "handshake_completed")
 	c.setIdle()
 	c.raiseMTU()
+	c.hs.Remember(c.version, c.remembered())
 	if c.server {
 		if !c.cfg.ManualAdmit {
 			c.admit()
@@ -412,17 +487,22 @@ func (c *Conn) setIdle() {
 	}
 }
 
-// admit lets the application have the connection.
-func (c *Conn) admit() {
+// takeStreams lets the application have what the peer sends.
+func (c *Conn) takeStreams() {
 	c.admitted = true
 	c.acct.lateMax = c.cfg.outOfOrder(true)
-	c.issueIDs()
 	for i := range c.streams.accept {
 		c.streams.accept[i].open()
 	}
 	if c.dg != nil {
 		c.dg.arrived.open()
 	}
+}
+
+// admit lets the application have the connection.
+func (c *Conn) admit() {
+	c.takeStreams()
+	c.issueIDs()
 	if c.server {
 		// RFC 9001, Section 4.1.2: "the TLS handshake is considered confirmed at
 		// the server when the handshake completes. The server MUST send a
@@ -448,7 +528,7 @@ func (c *Conn) confirm() {
 	// the TLS handshake is confirmed".
 	c.dropSpace(recovery.Initial)
 	c.dropSpace(recovery.Handshake)
-	c.early = nil
+	c.ahead = nil
 	if !c.server {
 		c.goToPreferred()
 	}
@@ -493,7 +573,9 @@ func (c *Conn) onRetry(b []byte, h *wire.LongHeader) {
 	c.ids.initial = h.Src
 	c.token = append([]byte(nil), h.Token...)
 	c.keys[recovery.Initial] = initialKeys(c.version, h.Src, false)
-	c.loss.OnRetry(func(*recovery.SentPacket) {})
+	// RFC 9000, Section 17.2.3: "A client SHOULD attempt to resend data in 0-RTT
+	// packets after it sends a new Initial packet."
+	c.loss.OnRetry(c.requeueFunc)
 	c.crypto[recovery.Initial].rewind()
 	c.lastHeard = c.now()
 	c.dirty = true

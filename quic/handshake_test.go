@@ -101,7 +101,8 @@ func TestClientHelloInPieces(t *testing.T) {
 				tc.spaces[recovery.Initial].out, tc.spaces[recovery.Initial].outOff = nil, uint64(len(ch))
 				step := len(ch)/4 + 1
 				for _, i := range order {
-					// RFC 9000, Section 7: CRYPTO frames "can be sent in any order", overlap and repeat.
+					// RFC 9000, Section 7: CRYPTO frames may come in any
+					// order, overlap and repeat.
 					start := max(0, i*step-7)
 					tc.send(wire.PacketInitial, cryptoFrame(uint64(start), ch[start:min(len(ch), (i+1)*step)]))
 				}
@@ -433,22 +434,22 @@ func TestEarlyPacketsAreBounded(t *testing.T) {
 		tc.startTLS()
 		tc.send(wire.PacketInitial, tc.takeCrypto(recovery.Initial, 200))
 		tc.feedTLS()
-		// RFC 9001, Section 4: "An endpoint [...] MAY buffer" packets without keys; never many.
+		// Packets without keys are kept, but never many.
 		junk := wire.AppendShort(nil, tc.dst, 1, 4, false, false)
 		junk = append(junk, make([]byte, 60000)...)
 		for range 100 {
 			tc.sendRaw(junk)
 		}
 		n := 0
-		for _, e := range tc.conn.early {
+		for _, e := range tc.conn.ahead {
 			n += len(e.data)
 		}
-		if len(tc.conn.early) > maxEarlyPackets || n > 128<<10 {
-			t.Errorf("%d packets with %d bytes are kept", len(tc.conn.early), n)
+		if len(tc.conn.ahead) > maxEarlyPackets || n > 128<<10 {
+			t.Errorf("%d packets with %d bytes are kept", len(tc.conn.ahead), n)
 		}
 		tc.flushCrypto()
 		tc.handshakeRest()
-		if tc.conn.early != nil {
+		if tc.conn.ahead != nil {
 			t.Error("early packets are still there after the handshake")
 		}
 	})

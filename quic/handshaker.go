@@ -45,9 +45,13 @@ type Handshake interface {
 	// Crypto hands over bytes of the peer's CRYPTO stream, in order and
 	// without gaps. data is only valid during the call.
 	Crypto(level Level, data []byte)
-	// TransportParams is a server's answer to EventPeerTransportParams: its
-	// own parameters, encoded (RFC 9000, Section 18).
+	// TransportParams is a server's answer to EventPeerTransportParams where the
+	// request had none: its own parameters, encoded (RFC 9000, Section 18).
 	TransportParams(b []byte)
+	// Remember says, once the handshake is complete, what belongs to the session
+	// tickets to come: the version they are good for, and at a client the server's
+	// parameters, which come back with EventEarlyParams.
+	Remember(version Version, params []byte)
 	// Ticket tells a server's TLS that the client was admitted, so that it
 	// may issue a session ticket.
 	Ticket()
@@ -62,11 +66,23 @@ type HandshakeRequest struct {
 	Server          bool             // which side to play
 	ServerName      string           // client: the name to verify; server: the name the router saw
 	NextProtos      []string         // ALPN: offered by a client, accepted by a server
-	TransportParams []byte           // client only, encoded
+	TransportParams []byte           // our own, encoded; nil on a server: they follow EventPeerTransportParams
+	Crypto          []byte           // server: the ClientHello, valid during the call; Handshake.Crypto goes on behind it
 	Remote          netip.AddrPort   // the peer's address
 	Timeout         time.Duration    // how long the handshake may take in all
 	Options         any              // Config.HandshakeOptions, opaque to this package
 	ClientHello     *ClientHelloInfo // server only: what the router parsed
+
+	// Version is that of the client's first flight: sessions of others must not be
+	// used (RFC 9369, Section 5).
+	Version Version
+	// EarlyData has a client offer 0-RTT if it has a session for it, and lets a
+	// server accept it. A server must accept each ticket's once only.
+	EarlyData bool
+	// EarlyLimits are a server's, for its tickets: 0-RTT may only be accepted with a
+	// ticket none of whose limits is higher than the one in the same place now
+	// (RFC 9000, Section 7.4.1).
+	EarlyLimits []uint64
 }
 
 // EventKind tells what a HandshakeEvent carries.
@@ -79,6 +95,8 @@ const (
 	EventPeerTransportParams                      // Data: the peer's encoded parameters
 	EventDone                                     // TLS: the handshake is complete
 	EventFailed                                   // Alert, Err: the handshake failed
+	EventEarlyParams                              // Data: what Remember kept; 0-RTT is offered, its key follows
+	EventEarlyRejected                            // the server has refused 0-RTT
 )
 
 // HandshakeEvent is one step of a handshake, from the Handshaker to the connection.
@@ -92,6 +110,7 @@ type HandshakeEvent struct {
 	TLS   *TLSState
 	Alert uint8 // EventFailed: TLS alert, 0 if there is none
 	Err   error
+	More  bool // another event follows at once, so that this one need not be acted on alone
 
 	epoch uint8 // which of a connection's handshakes this belongs to
 }
@@ -104,6 +123,7 @@ type TLSState struct {
 	Suite      uint16   // cipher suite
 	Chain      [][]byte // the peer's certificates as verified, DER, leaf first; empty: none
 	Resumed    bool     // a session ticket was used
+	EarlyData  bool     // 0-RTT was accepted
 	Exporter   []byte   // EXPORTER-Channel-Binding, 32 bytes (RFC 9266)
 	TrustEpoch uint64   // the Handshaker's own number for the trust that Chain was verified by
 }
@@ -113,6 +133,7 @@ type ClientHelloInfo struct {
 	ServerName    string   // as sent, escaped by whoever logs it
 	ALPN          []string // in the client's order
 	SessionTicket bool     // the hello bears the session_ticket extension (35)
+	PSKModes      bool     // the hello bears psk_key_exchange_modes (45): the client can resume in TLS 1.3
 	Remote        netip.AddrPort
 	Local         netip.AddrPort
 }

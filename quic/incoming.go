@@ -46,6 +46,13 @@ func (e *Endpoint) unknown(s *shard, r *rxBatch, id wire.ConnID) {
 			continue
 		}
 		h, err := wire.ParseLong(b)
+		if err == nil && h.Type == wire.Packet0RTT && cfg.EarlyData {
+			// While addresses are validated there will be no such connection.
+			if cfg.Retry == RetryAlways || !e.waiting.put(b, h.Dst, r, time.Now()) {
+				e.stats.Drop0RTT.Add(1)
+			}
+			continue
+		}
 		if err != nil || h.Type != wire.PacketInitial || cfg.NoGrease && !wire.HasFixedBit(b[0]) {
 			e.stats.DropUnknown.Add(1)
 			continue
@@ -148,6 +155,9 @@ func (e *Endpoint) start(s *shard, cfg *Config, h *wire.LongHeader, r *rxBatch, 
 	e.addLive(c)
 	e.stats.Started.Add(1)
 	c.processBatch(r)
+	if cfg.EarlyData {
+		c.receiveWaiting(e.waiting.take(h.Dst, r, c.now()))
+	}
 	c.dirty = true
 	c.setTimer()
 	c.unlock()
@@ -211,9 +221,9 @@ func (e *Endpoint) refuse(s *shard, h *wire.LongHeader, r *rxBatch, code Transpo
 	e.reply(s, r, b)
 }
 
-// negotiate answers a version we do not speak. RFC 9000, Section 6.1: "A server
-// MUST NOT send more than one Version Negotiation packet in response to a
-// single UDP datagram", and only to one large enough to start a connection.
+// negotiate answers a version we do not speak. RFC 9000, Section 17.2.1: "A
+// server MUST NOT send more than one Version Negotiation packet in response to
+// a single UDP datagram", and only to one large enough to start a connection.
 func (e *Endpoint) negotiate(s *shard, cfg *Config, b []byte, r *rxBatch, v wire.Version, dst, src []byte) {
 	if v == 0 || len(b) < minDatagram {
 		e.stats.DropVersion.Add(1)
@@ -252,11 +262,12 @@ func (e *Endpoint) unknownShort(s *shard, b []byte, r *rxBatch, id wire.ConnID) 
 		}
 	}
 	e.stats.DropUnknown.Add(1)
-	// RFC 9000, Section 10.3.3: "An endpoint MUST ensure that every Stateless Reset
-	// that it sends is smaller than the packet that triggered it", and 10.3: "An
-	// endpoint that sends a Stateless Reset in response to a packet that is 43 bytes
-	// or shorter SHOULD send a Stateless Reset that is one byte shorter than the
-	// packet it responds to."
+	// RFC 9000, Section 10.3.3: "An endpoint MUST ensure that every
+	// Stateless Reset that it sends is smaller than the packet that
+	// triggered it", and Section 10.3: "An endpoint that sends a Stateless
+	// Reset in response to a packet that is 43 bytes or shorter SHOULD send
+	// a Stateless Reset that is one byte shorter than the packet it
+	// responds to."
 	size := min(len(b)-1, maxResetLen)
 	if e.cfg.Load() == nil || size < minResetLen || !e.resetsSent.allow(time.Now(), 100) {
 		return

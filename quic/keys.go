@@ -26,8 +26,9 @@ func (k *spaceKeys) drop() {
 // appKeys are the 1-RTT keys and what a key update needs (RFC 9001, Section 6).
 type appKeys struct {
 	rx, tx         *protect.Key
-	nextRx, nextTx *protect.Key // of the next phase; nil: due
-	prevRx         *protect.Key // for packets that were delayed across an update
+	flow           *protect.Flow // what tx seals for, see openFlow
+	nextRx, nextTx *protect.Key  // of the next phase; nil: due
+	prevRx         *protect.Key  // for packets that were delayed across an update
 	prevUntil      time.Time
 	resting        bool // see rest
 	phase          bool
@@ -118,6 +119,9 @@ func (k *appKeys) rotate(nextPN uint64) error {
 	k.generation++
 	k.rxSeen, k.acked, k.answered, k.owed, k.settled = false, false, false, false, false
 	k.txFirst, k.sealed = nextPN, 0
+	if k.flow != nil {
+		k.flow.Update(k.tx, k.phase)
+	}
 	return nil
 }
 
@@ -126,9 +130,11 @@ func (k *appKeys) rotate(nextPN uint64) error {
 func (k *appKeys) open(now time.Time, pto time.Duration, phase bool, pn uint64, payload, ad []byte) (plain []byte, updated bool, err error) {
 	key := k.rx
 	if phase != k.phase {
-		// RFC 9001, Section 6.5: "if the packet number is lower than any packet
-		// number from the current key phase", the previous keys apply. They do also
-		// while the next ones are not ready, so that a packet always costs the same.
+		// RFC 9001, Section 6.5: "A recovered packet number that is
+		// lower than any packet number from the current key phase uses
+		// the previous packet protection keys". They are used also
+		// while the next ones are not ready, so that a packet always
+		// costs the same.
 		if k.prevRx != nil && (!k.rxSeen || k.nextRx == nil || pn < k.rxLowest && now.Before(k.prevUntil)) {
 			key = k.prevRx
 		} else {
@@ -156,6 +162,7 @@ func (k *appKeys) heard(now time.Time, pto time.Duration, pn uint64) {
 
 // zero forgets all keys.
 func (k *appKeys) zero() {
+	k.closeFlow()
 	for _, x := range []*protect.Key{k.rx, k.tx, k.nextRx, k.nextTx, k.prevRx} {
 		if x != nil {
 			x.Zero()

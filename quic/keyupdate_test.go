@@ -75,10 +75,12 @@ func TestKeyUpdateByUs(t *testing.T) {
 	})
 }
 
-// RFC 9001, Section 6.2: "An endpoint that receives a second update before it has sent any packets
-// containing an acknowledgment for the packet that initiated the key update indicates that
-// its peer has updated keys twice without awaiting confirmation. An endpoint MAY treat
-// such consecutive key updates as a connection error of type KEY_UPDATE_ERROR." Here it does: hostile row 9.
+// RFC 9001, Section 6.2: "If an endpoint detects a second update before it has
+// sent any packets with updated keys containing an acknowledgment for the
+// packet that initiated the key update, it indicates that its peer has updated
+// keys twice without awaiting confirmation. An endpoint MAY treat such
+// consecutive key updates as a connection error of type KEY_UPDATE_ERROR." Here
+// it does: hostile row 9.
 func TestHostile09KeyUpdateSpam(t *testing.T) {
 	either(t, func(t *testing.T, tc *testConn) {
 		tc.updateKeys()

@@ -85,7 +85,7 @@ func (c *Conn) startChallenge(p *path) {
 func (c *Conn) onPathChallenge(src *packetSource, data [8]byte) {
 	p := &c.path
 	switch {
-	case c.probe != nil && src.remote == c.probe.path.remote && src.local == c.probe.path.local:
+	case c.probe != nil && c.cameOnProbe(src):
 		p = &c.probe.path
 	case !c.server || c.cameOn(p, src):
 	case c.prev != nil && c.cameOn(c.prev, src):

@@ -117,7 +117,8 @@ func (c *Conn) mtuLimit(remote netip.AddrPort) int {
 }
 
 // raiseMTU begins the search on the path. RFC 9000, Section 14.3: "Endpoints
-// SHOULD initially use BASE_PLPMTU", which Section 14.3.1 sets to 1200.
+// SHOULD set the initial value of BASE_PLPMTU [...] to be consistent with
+// QUIC's smallest allowed maximum datagram size."
 func (c *Conn) raiseMTU() {
 	p := &c.path
 	p.search.limit = c.mtuLimit(p.remote)
@@ -163,14 +164,14 @@ func (c *Conn) tryMTU(size int) (refused bool) {
 	buf := udp.NewBatch()
 	defer buf.Release()
 	room := size - 1 - c.dst().Len() - 4 - 16
-	frames := wire.AppendPadding(wire.AppendPing(make([]byte, 0, room)), room-1)
+	frames := wire.AppendPadding(c.appendElicit(make([]byte, 0, room)), room-1)
 	pn := c.loss.NextPN(recovery.AppData)
 	c.probing = true
 	b := c.sealSmall(buf.Bytes()[:0:size], LevelApp, frames)
 	c.probing = false
 	s.reserve = 0
 	m := udp.SendMsg{Data: b, Remote: p.remote, Local: p.local, IfIndex: p.ifIndex, DontFragment: true}
-	switch err := c.shard.conn().Send(&m); {
+	switch err := c.sockOf(p).Send(&m); {
 	case err == nil:
 		s.pending, s.carried = true, 0
 		c.stats.DatagramsSent++

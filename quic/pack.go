@@ -10,9 +10,10 @@ import (
 )
 
 // Building packets. A packet is put together speculatively and abandoned when
-// it turns out empty. It is sealed straight from the stream's chunk: the frame
-// headers are written for that moment into the bytes in front of the range,
-// which are saved and put back (see sealBorrowed).
+// it turns out empty. The packets of a batch are sealed together (seal.go),
+// straight from the stream's chunk: the frame headers are written for that moment
+// into the bytes in front of the range, which are saved and put back (see
+// protect.Packet).
 
 // What a 1-RTT packet may carry.
 const (
@@ -166,7 +167,9 @@ func (c *Conn) recordSent(space recovery.Space, pkt *recovery.SentPacket, size i
 	pkt.PMTUProbe = c.probing
 	pkt.ECN = c.marking
 	pkt.Batched = c.batched
-	pkt.KeyPhase = c.app.generation
+	if pkt.KeyPhase = c.app.generation; c.app.tx == nil {
+		pkt.KeyPhase = earlyPhase // 0-RTT, or another space, where it does not matter
+	}
 	if pkt.NumRecords > 0 && pkt.At(0).Kind == recAck {
 		c.recv[space].OnAckSent(c.now())
 		if space == recovery.AppData && c.app.rxSeen && pkt.At(0).Off >= c.app.rxLowest {
@@ -242,16 +245,17 @@ func (c *Conn) sealOn(p *path, b []byte, level Level, frames []byte, eliciting b
 	return out
 }
 
-// buildShort builds a 1-RTT packet in slot and returns its size, 0 for none.
+// buildShort builds a 1-RTT packet in slot, to be sealed with the batch, and
+// returns its size, 0 for none.
 func (c *Conn) buildShort(b *outBatch, slot []byte, mode int) int {
 	pn := c.loss.NextPN(recovery.AppData)
 	pnLen := wire.PacketNumberLen(pn, c.loss.LargestAcked(recovery.AppData))
-	hdr := wire.AppendShort(slot, c.dst(), pn, pnLen, c.app.phase, false)
+	hdr := wire.AppendShort(slot, b.flow.Dst, pn, pnLen, c.app.phase, false)
 	c.greaseBit(&hdr[0])
 	room := cap(slot) - len(hdr) - protect.TagLen
 	pkt := recovery.SentPacket{PN: pn, Path: c.path.id}
 
-	front := b.front[:0]
+	front := hdr[len(hdr) : len(hdr) : len(hdr)+room]
 	bulk := b.bulk && mode == packAll
 	b.bulk = false
 	if mode != packAcks && !bulk {
@@ -267,6 +271,10 @@ func (c *Conn) buildShort(b *outBatch, slot []byte, mode int) int {
 	}
 	var last streamPiece
 	if mode != packAcks {
+		if mode == packProbe && c.takesImmediateAck() && len(front) < room {
+			front = c.appendElicit(front)
+			pkt.AckEliciting = true
+		}
 		if !bulk {
 			front = c.appendControl(front, room, &pkt)
 			front = c.appendCrypto(front, recovery.AppData, room, &pkt)
@@ -280,29 +288,27 @@ func (c *Conn) buildShort(b *outBatch, slot []byte, mode int) int {
 			pkt.AckEliciting = true
 		}
 	}
-	b.front = front[:0]
 	if !pkt.AckEliciting && (!ackOnly || !c.ackDue(recovery.AppData)) {
 		return 0
 	}
-	var out []byte
-	least := min(c.leastPayload(len(hdr), pnLen), room)
-	if last.n > 0 || last.stream != nil {
-		out = c.sealStream(hdr, front, &last, pn, least)
-		b.bulk = mode == packAll && len(front) == 0 && len(out) == cap(slot) && !c.wantsDatagrams()
-	} else {
-		if short := least - len(front); short > 0 {
-			front = wire.AppendPadding(front, short)
-		}
-		plain := append(hdr, front...)
-		out = c.app.tx.Seal(plain[:len(hdr)], plain[len(hdr):], plain[:len(hdr)], pn)
+	p := protect.Packet{PN: pn, Header: uint8(len(hdr)), PNLen: uint8(pnLen)}
+	if short := min(c.leastPayload(len(hdr), pnLen), room) - len(front) - last.size(); short > 0 {
+		front = wire.AppendPadding(front, short) // a stream's frame runs to the packet's end, so it precedes that
 	}
-	c.app.tx.ProtectHeader(out, len(hdr)-pnLen, pnLen)
+	frames := front
+	if last.stream != nil {
+		b.bulk = mode == packAll && len(front) == 0 && !c.wantsDatagrams()
+		front = c.placeStream(front, &last, &p)
+	}
+	size := len(hdr) + len(front) + len(p.Plain) - int(p.Front) + protect.TagLen
+	b.bulk = b.bulk && size == cap(slot)
+	p.Out = slot[:size]
+	b.plain.Packets = append(b.plain.Packets, p)
 	if c.trace != nil {
-		c.traceShort(pn, len(out), len(hdr), front, &last)
+		c.traceShort(pn, size, len(hdr), frames, &last)
 	}
-	c.recordSent(recovery.AppData, &pkt, len(out))
-	c.countSealed()
-	return len(out)
+	c.recordSent(recovery.AppData, &pkt, size)
+	return size
 }
 
 // leastPayload is how long the payload of a 1-RTT packet must be.
@@ -317,12 +323,13 @@ func (c *Conn) leastPayload(hdr, pnLen int) int {
 	return max(sample, 22+c.ep.layout.Size()-hdr-protect.TagLen)
 }
 
-// countSealed starts a key update well before the AEAD's limit.
+// countSealed notes that n packets were sealed, and starts a key update well
+// before the AEAD's limit.
 // RFC 9001, Section 6.6: "Endpoints MUST initiate a key update before sending
 // more protected packets than the confidentiality limit for the selected AEAD
 // permits."
-func (c *Conn) countSealed() {
-	c.app.sealed++
+func (c *Conn) countSealed(n int) {
+	c.app.sealed += uint64(n)
 	limit := c.app.maxSealed
 	if c.app.sealed < limit-limit/8 {
 		return

@@ -72,8 +72,12 @@ func (c *Conn) appendControl(b []byte, room int, pkt *recovery.SentPacket) []byt
 		add(recovery.Record{Kind: recNewToken})
 	}
 	if c.ping && fits() {
-		b = wire.AppendPing(b)
-		c.ping = false
+		if c.freq.immediate {
+			b = c.appendElicit(b)
+		} else {
+			b = wire.AppendPing(b)
+		}
+		c.ping, c.freq.immediate = false, false
 		pkt.AckEliciting = true
 	}
 	if c.freq.due && fits() {
@@ -134,6 +138,9 @@ func (c *Conn) appendStreamControl(b []byte, room int, add func(recovery.Record)
 		s := q[0]
 		q = withoutFirst(q)
 		s.ctrl = false
+		if c.holds(s) {
+			continue
+		}
 		r, w := &s.rcv, &s.snd
 		if w.needReset {
 			b = wire.AppendResetStream(b, s.id, w.resetCode, w.buf.end)
@@ -235,7 +242,7 @@ func wantsMore(s *Stream, sp span, n int) bool {
 // nothing to send now: then it leaves the queue.
 func (c *Conn) nextSpan(s *Stream) (sp span, again, ok bool) {
 	w := &s.snd
-	if s.gone || w.reset {
+	if s.gone || w.reset || c.holds(s) {
 		return span{}, false, false
 	}
 	sp, again = w.buf.pending()
@@ -299,53 +306,46 @@ func (c *Conn) markSent(s *Stream, off uint64, n int, again bool, pkt *recovery.
 	}
 	pkt.Add(recovery.Record{Kind: recStream, ID: s.id, Off: off, Len: uint32(n), Fin: fin})
 	pkt.AckEliciting = true
-	if w.waiter && !w.fin && s.room() >= maxUnsent/2 {
-		w.waiter = false
-		c.wakeWriter(s)
-	}
+	c.wakeRoom(s)
 	return fin
 }
 
-// sealStream seals a packet that ends with a stream's bytes, from the chunk if it can.
-func (c *Conn) sealStream(hdr, front []byte, p *streamPiece, pn uint64, least int) []byte {
-	n := wire.StreamHeaderLen(p.stream.id, p.off, -1)
-	for len(front)+n+p.n < least { // the frame runs to the packet's end, so padding precedes it
-		front = append(front, wire.FramePadding)
+// wakeRoom wakes a writer when there is room for half of what may be unsent.
+func (c *Conn) wakeRoom(s *Stream) {
+	if w := &s.snd; w.waiter && !w.fin && s.room() >= maxUnsent/2 {
+		w.waiter = false
+		c.wakeWriter(s)
 	}
-	need := len(front) + n
-	var at int
-	if p.chunk != nil {
-		at = chunkHeadroom + int(p.off-p.chunk.off)
-	}
-	if p.chunk != nil && at >= need && need <= chunkHeadroom {
-		return c.sealBorrowed(hdr, front, p, at, need, pn)
-	}
-	plain := append(hdr, front...)
-	plain = wire.AppendStreamHeader(plain, p.stream.id, p.off, -1, p.fin)
-	if p.n > 0 {
-		plain = append(plain, p.chunk.b[at:at+p.n]...)
-		c.acct.copied += int64(p.n)
-	}
-	return c.app.tx.Seal(plain[:len(hdr)], plain[len(hdr):], plain[:len(hdr)], pn)
 }
 
-// sealBorrowed writes the frames into the bytes in front of the range, seals
-// from there into the slot, and puts those bytes back.
-func (c *Conn) sealBorrowed(hdr, front []byte, p *streamPiece, at, need int, pn uint64) []byte {
-	var saved [chunkHeadroom]byte
-	lead := p.chunk.b[at-need : at]
-	copy(saved[:], lead)
-	head := append(lead[:0], front...)
-	wire.AppendStreamHeader(head, p.stream.id, p.off, -1, p.fin)
-	out := c.app.tx.Seal(hdr, p.chunk.b[at-need:at+p.n], hdr, pn)
-	copy(lead, saved[:need])
-	return out
+// size is what the frame takes.
+func (p *streamPiece) size() int {
+	if p.stream == nil {
+		return 0
+	}
+	return wire.StreamHeaderLen(p.stream.id, p.off, -1) + p.n
+}
+
+// placeStream puts the frame that ends a packet behind front, but for its bytes
+// if they can be sealed from where they lie.
+func (c *Conn) placeStream(front []byte, p *streamPiece, out *protect.Packet) []byte {
+	front = wire.AppendStreamHeader(front, p.stream.id, p.off, -1, p.fin)
+	if p.n == 0 {
+		return front
+	}
+	at := chunkHeadroom + int(p.off-p.chunk.off)
+	if need := len(front); need <= min(at, protect.MaxFront) {
+		out.Plain, out.Front = p.chunk.b[at-need:at+p.n], uint8(need)
+		return front
+	}
+	c.acct.copied += int64(p.n)
+	return append(front, p.chunk.b[at:at+p.n]...)
 }
 
 // batchPayload is how many stream bytes fill one batch of datagrams, so that
 // a read of that size becomes one send.
 func (c *Conn) batchPayload(id, off uint64) int {
-	segments := min(maxDatagramSize/c.path.mtu, c.shard.conn().Caps().MaxSegments)
+	segments := min(maxDatagramSize/c.path.mtu, c.shard().conn().Caps().MaxSegments)
 	per := c.path.mtu - 1 - c.dst().Len() - 3 - protect.TagLen - wire.StreamHeaderLen(id, max(off, 1)+bigChunkSize, -1)
 	if segments <= 1 {
 		// An ACK frame in front must not push the last bytes of every chunk into a

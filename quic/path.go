@@ -16,6 +16,7 @@ type path struct {
 	remote  netip.AddrPort
 	local   netip.Addr // source address to send from; invalid: the socket's own
 	ifIndex int
+	via     *shard // while it is probed: the socket to send from; nil: the connection's
 
 	validated bool
 	received  uint64 // bytes, counted until validated
@@ -48,9 +49,9 @@ func (p *path) init(id uint8, remote netip.AddrPort, local netip.Addr, ifIndex i
 	p.pacer.Init(minDatagram)
 }
 
-// RFC 9000, Section 8: "Prior to validating the client address, servers MUST
-// NOT send more than three times as many bytes as the number of bytes they
-// have received."
+// RFC 9000, Section 8.1: "Prior to validating the client address, servers MUST
+// NOT send more than three times as many bytes as the number of bytes they have
+// received."
 func (p *path) amplificationCredit() int {
 	if p.validated {
 		return math.MaxInt32

@@ -41,7 +41,9 @@ func TestRebinding(t *testing.T) {
 		tc.remote = rebound
 		tc.send(wire.Packet1RTT, ping())
 		ps := tc.packets()
-		// RFC 9000, Section 9.3: "the endpoint MUST perform path validation"
+		// RFC 9000, Section 9: "An endpoint MUST perform path
+		// validation (Section 8.2) if it detects any change to a peer's
+		// address"
 		ch, ok := find(to(ps, rebound), wire.FramePathChallenge)
 		if !ok {
 			t.Fatalf("no PATH_CHALLENGE to the new address: %v", ps)
@@ -68,8 +70,8 @@ func TestRebinding(t *testing.T) {
 	})
 }
 
-// RFC 9000, Section 9.3.2: "if validation of a new peer address fails [...] an endpoint
-// MUST revert to using the last validated peer address".
+// RFC 9000, Section 9.3.2: "an endpoint MUST revert to using the last validated
+// peer address when validation of a new peer address fails."
 func TestRebindingFails(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		tc := establishedServer(t, nil)
@@ -92,8 +94,10 @@ func TestRebindingFails(t *testing.T) {
 	})
 }
 
-// RFC 9000, Section 9.3: "Prior to validating the peer's address, an endpoint MUST limit the
-// data it sends" as Section 8 says: three times what came from there.
+// RFC 9000, Section 8: "after receiving packets from an address that is not yet
+// validated, an endpoint MUST limit the amount of data it sends to the
+// unvalidated address to three times the amount of data received from that
+// address."
 func TestPathAmplification(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		tc := establishedServer(t, nil)
@@ -319,7 +323,9 @@ func TestMaxUDPPayloadOfPeer(t *testing.T) {
 		for range 10 {
 			tc.wait(50 * time.Millisecond)
 			for _, p := range tc.packets() {
-				// RFC 9000, Section 18.2: "Endpoints SHOULD NOT send UDP payloads larger than this"
+				// RFC 9000, Section 18.2: "UDP datagrams with
+				// payloads larger than this limit are not likely to
+				// be processed by the receiver."
 				if p.size > 1300 {
 					t.Errorf("datagram of %d bytes", p.size)
 				}

@@ -23,6 +23,7 @@ type packetSource struct {
 	local   netip.Addr
 	ifIndex int
 	ecn     uint8
+	via     *shard
 	size    int // of the datagram
 	replied int // bytes sent straight back to it
 }
@@ -30,7 +31,7 @@ type packetSource struct {
 func (c *Conn) processBatch(r *rxBatch) {
 	c.acct.batch, c.acct.batchBuf = nil, r.buf
 	c.acct.batchBig = r.total >= viewThreshold
-	src := packetSource{remote: r.remote, local: r.local, ifIndex: r.ifIndex, ecn: r.ecn}
+	src := packetSource{remote: r.remote, local: r.local, ifIndex: r.ifIndex, ecn: r.ecn, via: r.via}
 	for data := r.data; len(data) > 0; {
 		n := min(r.segment, len(data))
 		src.size, src.replied = n, 0
@@ -192,9 +193,7 @@ func (c *Conn) processLong(b []byte, h *wire.LongHeader, src *packetSource, data
 		c.onRetry(b, h)
 		return false
 	case wire.Packet0RTT:
-		// 0-RTT is not accepted; the client sends it again as 1-RTT.
-		c.ep.stats.Drop0RTT.Add(1)
-		return false
+		return c.process0RTT(b, h, src)
 	}
 	if !c.server && len(h.Token) > 0 {
 		// RFC 9000, Section 17.2.2: "Initial packets sent by the server MUST set the
@@ -328,6 +327,7 @@ func (c *Conn) processShort(b []byte, src *packetSource) bool {
 	if updated && !c.onPeerKeyUpdate(pn) {
 		return true
 	}
+	c.heard1RTT(pn)
 	c.finishPacket(recovery.AppData, wire.Packet1RTT, dst, pn, payload, src)
 	return true
 }
@@ -340,9 +340,10 @@ func (c *Conn) largest(space recovery.Space) int64 {
 	return -1
 }
 
-// mayReadApp: RFC 9001, Section 5.7: "Even if it has 1-RTT secrets, a client
-// [and a server] MUST NOT process incoming 1-RTT protected packets before the
-// TLS handshake is complete."
+// mayReadApp: RFC 9001, Section 5.7: "A server MUST NOT process incoming 1-RTT
+// protected packets before the TLS handshake is complete." "Even if it has
+// 1-RTT secrets, a client MUST NOT process incoming 1-RTT protected packets
+// before the TLS handshake is complete."
 func (c *Conn) mayReadApp() bool { return c.tls != nil }
 
 func (c *Conn) onDecryptFailure(limit uint64) {
@@ -359,11 +360,12 @@ func (c *Conn) onDecryptFailure(limit uint64) {
 
 // onPeerKeyUpdate follows the peer to its next key phase.
 func (c *Conn) onPeerKeyUpdate(pn uint64) bool {
-	// RFC 9001, Section 6.2: "An endpoint that receives a second update before it
-	// has sent any packets containing an acknowledgment for the packet that
-	// initiated the key update indicates that its peer has updated keys twice
-	// without awaiting confirmation. An endpoint MAY treat such consecutive key
-	// updates as a connection error of type KEY_UPDATE_ERROR."
+	// RFC 9001, Section 6.2: "If an endpoint detects a second update before
+	// it has sent any packets with updated keys containing an
+	// acknowledgment for the packet that initiated the key update, it
+	// indicates that its peer has updated keys twice without awaiting
+	// confirmation. An endpoint MAY treat such consecutive key updates as a
+	// connection error of type KEY_UPDATE_ERROR."
 	if c.app.generation > 0 && !c.app.answered {
 		_ = c.fail(KeyUpdateError, 0, "key update before the previous one was acknowledged")
 		return false
@@ -416,6 +418,9 @@ func (c *Conn) finishPacket(space recovery.Space, t wire.PacketType, dst wire.Co
 	if space == recovery.AppData {
 		newest := int64(pn) > c.largestPN
 		c.largestPN = max(c.largestPN, int64(pn))
+		if t == wire.Packet0RTT {
+			return // it says nothing of the path, and was sent to an ID of the client's choice
+		}
 		if !c.cameOn(&c.path, src) {
 			c.onOtherAddress(src, dst, f.nonProbing && newest)
 		}
@@ -428,21 +433,21 @@ func (c *Conn) finishPacket(space recovery.Space, t wire.PacketType, dst wire.Co
 // keepEarly keeps a packet that came before its keys, within bounds.
 func (c *Conn) keepEarly(b []byte, src *packetSource) {
 	held := len(b)
-	for i := range c.early {
-		held += len(c.early[i].data)
+	for i := range c.ahead {
+		held += len(c.ahead[i].data)
 	}
-	if len(c.early) >= maxEarlyPackets || held > maxEarlyBytes || c.tls != nil && c.app.rx != nil {
+	if len(c.ahead) >= maxEarlyPackets || held > maxEarlyBytes || c.tls != nil && c.app.rx != nil {
 		c.ep.stats.DropNoKeys.Add(1)
 		c.trace.Dropped(c.now(), len(b), "no-keys")
 		return
 	}
-	c.early = append(c.early, earlyPacket{append([]byte(nil), b...), src.remote, src.local, src.ifIndex, src.ecn})
+	c.ahead = append(c.ahead, earlyPacket{append([]byte(nil), b...), src.remote, src.local, src.ifIndex, src.ecn})
 }
 
 // retryEarly processes packets that waited for keys.
 func (c *Conn) retryEarly() {
-	wait := c.early
-	c.early = nil
+	wait := c.ahead
+	c.ahead = nil
 	for i := range wait {
 		if c.state >= stateClosing {
 			return

@@ -103,7 +103,7 @@ func (st *seat) callReader() {
 // waitInPlace waits at a gate by reading the socket. It reports false at once
 // if the socket has its reader.
 func (c *Conn) waitInPlace(g *gate) bool {
-	st := c.shard.seat.Load()
+	st := c.shard().seat.Load()
 	if st == nil || st.wanted.Load() || st.state.Load() != seatEmpty || !st.state.CompareAndSwap(seatEmpty, seatGuest) {
 		return false
 	}

@@ -52,7 +52,7 @@ func newGuest(t *testing.T) *aGuest {
 	t.Cleanup(func() { runtime.GOMAXPROCS(procs) })
 	g := &aGuest{read: make(chan error, 1)}
 	g.conn, g.server = connect(t, serverConfig(), clientConfig())
-	seat := g.conn.shard.seat.Load()
+	seat := g.conn.shard().seat.Load()
 	if seat.direct == nil {
 		t.Fatal("the socket is not one that can be read in place")
 	}

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/quic-fsgw/quic-fsgw/quic/protect"
 	"github.com/quic-fsgw/quic-fsgw/quic/recovery"
 	"github.com/quic-fsgw/quic-fsgw/quic/udp"
 	"github.com/quic-fsgw/quic-fsgw/quic/wire"
@@ -32,24 +33,32 @@ type outBatch struct {
 	sent    int // bytes the socket has taken
 	// bulk: the last packet was full of one stream's bytes. As nothing else happens
 	// to the connection meanwhile, there is still nothing else to send.
-	bulk bool
-	// scratch space of packet building
-	front []byte
-	msg   udp.SendMsg // here because a local one would escape through the interface
+	bulk  bool
+	flow  protect.FlowID // 1-RTT: what its packets are for
+	plain protect.Batch  // 1-RTT: the packets, to be sealed
+	msg   udp.SendMsg    // here because a local one would escape through the interface
 }
 
 var batches = sync.Pool{New: func() any { return new(outBatch) }}
 
 func newBatch() *outBatch {
 	b := batches.Get().(*outBatch)
-	*b = outBatch{buf: udp.NewBatch(), front: b.front}
+	b.buf = udp.NewBatch()
+	b.n, b.segment, b.count, b.sent, b.bulk = 0, 0, 0, 0, false
 	return b
 }
 
 func (b *outBatch) release() {
 	b.buf.Release()
 	b.buf = nil
+	b.sealed()
 	batches.Put(b)
+}
+
+// sealed forgets the plaintext.
+func (b *outBatch) sealed() {
+	clear(b.plain.Packets)
+	b.plain.Packets = b.plain.Packets[:0]
 }
 
 // minSlot is room for a 1-RTT packet with an ACK frame of a few ranges.
@@ -90,8 +99,10 @@ func (c *Conn) flush() {
 		if !c.confirmed {
 			c.sendHandshake()
 		}
-		if c.app.tx != nil && c.state == stateOpen && c.blocked == nil {
+		if c.maySendApp() && c.blocked == nil {
 			c.sendApp()
+		} else if c.maySendEarly() {
+			c.sendEarly()
 		}
 	}
 	if c.state < stateClosing {
@@ -111,7 +122,7 @@ func (c *Conn) sendHandshake() {
 		if credit < minDatagram {
 			return
 		}
-		if !probe && !c.path.cc.CanSend(c.loss.InFlight()) && !c.handshakeAckDue() {
+		if !probe && !c.path.cc.CanSend(c.loss.InFlight()) && !c.handshakeAckDue() && !c.handshakeStuck() {
 			return
 		}
 		b := newBatch()
@@ -126,6 +137,18 @@ func (c *Conn) sendHandshake() {
 			return
 		}
 	}
+}
+
+// handshakeStuck: handshake data was lost and the congestion window is full of
+// application data, of which nothing will be heard before the handshake is over,
+// nor will a probe timeout ask for it (RFC 9002, Section 6.2.1). One packet may go.
+func (c *Conn) handshakeStuck() bool {
+	for _, space := range []recovery.Space{recovery.Initial, recovery.Handshake} {
+		if c.loss.HasAckElicitingInFlight(space) {
+			return false
+		}
+	}
+	return c.crypto[recovery.Initial].wants() || c.crypto[recovery.Handshake].wants()
 }
 
 func (c *Conn) handshakeAckDue() bool {
@@ -145,7 +168,9 @@ func (c *Conn) sendApp() {
 			return
 		}
 		c.streams.rotate()
-		if taken := c.transmit(b); !taken || !more {
+		n := b.count
+		taken := c.sealBatch(b) && c.transmit(b)
+		if c.countSealed(n); !taken || !more {
 			return
 		}
 		if c.inbox.some.Load() {
@@ -160,6 +185,7 @@ func (c *Conn) sendApp() {
 func (c *Conn) fillBatch(b *outBatch, maxSegments int) bool {
 	budget, _ := c.budget()
 	c.markBatch(b)
+	c.openFlow(b)
 	for {
 		credit := c.path.amplificationCredit() - b.n
 		if credit < minSlot {
@@ -180,6 +206,12 @@ func (c *Conn) fillBatch(b *outBatch, maxSegments int) bool {
 			// A peer that acknowledges nothing cannot make us remember without bound.
 			mode = packAcks
 		}
+		if b.bulk && mode == packAll && b.segment <= c.path.mtu {
+			if n := c.buildRun(b, min(budget, credit), maxSegments); n > 0 {
+				budget -= n * b.segment
+				continue
+			}
+		}
 		c.batchNearlyFull = b.count*4 >= maxSegments*3 || b.n+c.path.mtu >= maxDatagramSize*3/4
 		n := c.buildShort(b, slot, mode)
 		if n == 0 {
@@ -193,7 +225,7 @@ func (c *Conn) fillBatch(b *outBatch, maxSegments int) bool {
 		}
 		b.add(n)
 		budget -= n
-		if mode == packAcks || c.state >= stateClosing { // sealing may reach the AEAD's limit
+		if mode == packAcks {
 			return false
 		}
 	}
@@ -231,8 +263,8 @@ func (c *Conn) transmit(b *outBatch) bool {
 // trySend sends a batch or what is left of it. It reports whether the socket
 // would take more.
 func (c *Conn) trySend(b *outBatch) bool {
-	sock := c.shard.conn()
 	p := &c.path
+	sock := c.sockOf(p)
 	b.msg = udp.SendMsg{Data: b.buf.Bytes()[b.sent:b.n], SegmentSize: b.segment, Remote: p.remote, Local: p.local, IfIndex: p.ifIndex, ECN: b.ecn, DontFragment: true, Buf: b.buf}
 	err := sock.Send(&b.msg)
 	b.sent += b.msg.Sent
@@ -286,7 +318,7 @@ func (c *Conn) sendBlocked() {
 // sendDatagram sends a single datagram, best effort.
 func (c *Conn) sendDatagram(p *path, b []byte) {
 	m := udp.SendMsg{Data: b, Remote: p.remote, Local: p.local, IfIndex: p.ifIndex, DontFragment: true}
-	if err := c.shard.conn().Send(&m); err != nil {
+	if err := c.sockOf(p).Send(&m); err != nil {
 		c.ep.stats.SendErrors.Add(1)
 		return
 	}

@@ -3,6 +3,8 @@ package quic
 import (
 	"slices"
 	"sync"
+
+	"github.com/quic-fsgw/quic-fsgw/quic/protect"
 )
 
 // Send chunks. Bytes enter a chunk once (from a Write, or straight from a
@@ -10,7 +12,7 @@ import (
 // them. The headroom in front lets packet building put frame headers before
 // the bytes of a range for the moment of sealing.
 const (
-	chunkHeadroom  = 128
+	chunkHeadroom  = protect.MaxFront
 	bigChunkSize   = 64 << 10
 	smallChunkSize = 4<<10 - chunkHeadroom
 	keptChunks     = 16 // capacity of a list of chunks that is kept when it is empty

@@ -418,7 +418,7 @@ func parseFrame(t testing.TB, b []byte) (f frame) {
 		f.app, f.code, f.closeFrame, f.data, f.n = wire.ConsumeConnectionClose(b)
 	case typ == wire.FrameDatagram, typ == wire.FrameDatagramLen:
 		f.data, f.n = wire.ConsumeDatagram(b)
-	case typ == wire.FramePing, typ == wire.FrameHandshakeDone:
+	case typ == wire.FramePing, typ == wire.FrameHandshakeDone, typ == wire.FrameImmediateAck:
 		f.n = 1
 	default:
 		t.Fatalf("the Conn sent frame type %#x", f.typ)

@@ -45,6 +45,7 @@ func (c *Conn) deadline() time.Time {
 	if c.app.due() {
 		earliest(c.now().Add(timerGranularity))
 	}
+	earliest(c.early.until)
 	for _, p := range c.eachPath() {
 		if p != nil && p.challenging {
 			earliest(p.challengeSent.Add(p.rtt.PTO(c.maxAckDelay())))
@@ -61,7 +62,7 @@ func (c *Conn) maySendAck(space recovery.Space) bool {
 	case c.blocked != nil:
 		return false
 	case space == recovery.AppData:
-		return c.app.tx != nil && c.state == stateOpen && credit >= minSlot
+		return c.maySendApp() && credit >= minSlot
 	}
 	return c.keys[space].tx != nil && credit >= minDatagram
 }
@@ -185,6 +186,9 @@ func (c *Conn) onTimer() {
 			return
 		}
 	}
+	if t := c.early.until; !t.IsZero() && !now.Before(t) {
+		c.forgetEarly()
+	}
 	c.checkChallenge()
 	if c.ackDue(recovery.AppData) {
 		c.turns.score = 0 // the answer did not come
@@ -209,8 +213,9 @@ func (c *Conn) onLossTimeout() {
 	}
 	c.stats.PTOs++
 	c.probes[space] = probes
-	// RFC 9002, Section 6.2.4: "When the PTO timer expires, and there is new or
-	// previously sent unacknowledged data, it MUST be sent."
+	// RFC 9002, Section 6.2.4: "An endpoint SHOULD include new data in
+	// packets that are sent on PTO expiration. Previously sent data MAY be
+	// sent if no new data can be sent."
 	c.loss.Oldest(space, probes, c.requeueFunc)
 	c.checkBlackHole()
 }

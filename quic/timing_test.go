@@ -52,9 +52,9 @@ func TestPTOAndBackoff(t *testing.T) {
 			tc.wait(time.Until(start.Add(at)) - time.Millisecond)
 			tc.wantIdle()
 			tc.wait(time.Millisecond)
-			// RFC 9002, Section 6.2.4: "When a PTO timer expires, a sender MUST send at least
-			// one ack-eliciting packet in the packet number space as a probe." and "there is
-			// new or previously sent unacknowledged data, it MUST be sent."
+			// RFC 9002, Section 6.2.4: "When a PTO timer expires, a
+			// sender MUST send at least one ack-eliciting packet in
+			// the packet number space as a probe."
 			ps := tc.packets()
 			if len(ps) == 0 || len(ps) > 2 {
 				t.Fatalf("probe %d: %d packets", i, len(ps))
@@ -235,8 +235,10 @@ func TestAckDelay(t *testing.T) {
 	either(t, func(t *testing.T, tc *testConn) {
 		tc.wait(time.Second)
 		tc.settle()
-		// RFC 9000, Section 13.2.1: "every ack-eliciting packet MUST be acknowledged within its
-		// advertised max_ack_delay"
+		// RFC 9000, Section 13.2.1: "ack-eliciting packets MUST be
+		// acknowledged at least once within the maximum delay an
+		// endpoint communicated using the max_ack_delay transport
+		// parameter"
 		pn := tc.spaces[recovery.AppData].next
 		tc.send(wire.Packet1RTT, ping())
 		tc.wantIdle()

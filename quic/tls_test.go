@@ -2,6 +2,7 @@ package quic
 
 import (
 	"crypto/tls"
+	"errors"
 	"testing"
 )
 
@@ -40,6 +41,55 @@ func TestTLSResumes(t *testing.T) {
 		case <-cache.got:
 		case <-ctx.Done():
 			t.Fatal("no session ticket came")
+		}
+	}
+}
+
+// twisted is TLS that reads other transport parameters than were sent.
+type twisted struct{ Handshaker }
+
+func (h twisted) Handshake(req *HandshakeRequest, sink func(HandshakeEvent)) Handshake {
+	return h.Handshaker.Handshake(req, func(e HandshakeEvent) {
+		if e.Kind == EventPeerTransportParams {
+			e.Data = append(clone(e.Data), 0x40, 0x52, 0) // one more, empty
+		}
+		sink(e)
+	})
+}
+
+// mute is TLS that never says what transport parameters it has read.
+type mute struct{ Handshaker }
+
+func (h mute) Handshake(req *HandshakeRequest, sink func(HandshakeEvent)) Handshake {
+	return h.Handshaker.Handshake(req, func(e HandshakeEvent) {
+		if e.Kind != EventPeerTransportParams {
+			sink(e)
+		}
+	})
+}
+
+// A server acts on the transport parameters of the ClientHello before TLS has
+// read them. TLS has to read the same.
+func TestTransportParamsAreReadTwice(t *testing.T) {
+	for _, c := range []struct {
+		wrap func(Handshaker) Handshaker
+		code TransportErrorCode
+	}{
+		{func(h Handshaker) Handshaker { return twisted{h} }, TransportParameterError},
+		{func(h Handshaker) Handshaker { return mute{h} }, InternalError},
+	} {
+		cfg := serverConfig()
+		cfg.Handshaker = c.wrap(cfg.Handshaker)
+		se, ce := newLoopback(t, cfg), newLoopback(t, nil)
+		ctx := testContext(t)
+		client, err := ce.Dial(ctx, se.LocalAddr(), clientConfig())
+		if err == nil {
+			<-client.Done() // TLS was complete for it before the server looked
+			err = client.Err()
+		}
+		var te *TransportError
+		if !errors.As(err, &te) || !te.Remote || te.Code != c.code {
+			t.Errorf("%v, want %v from the server", err, c.code)
 		}
 	}
 }

@@ -45,7 +45,7 @@ func (c *Conn) answered() {
 	}
 	t.open = false
 	t.score = min(t.score+1, turnsToTrust)
-	if st := c.shard.seat.Load(); st != nil && c.inTurns.Load() {
+	if st := c.shard().seat.Load(); st != nil && c.inTurns.Load() {
 		st.answered()
 	}
 }

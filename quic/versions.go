@@ -59,6 +59,14 @@ func (c *Config) versions() []Version {
 	return c.Versions
 }
 
+// firstVersion is what a client begins with, and whether that is allowed.
+func (c *Config) firstVersion() (v Version, ok bool) {
+	if c.FirstVersion == 0 {
+		return c.versions()[0], true
+	}
+	return c.FirstVersion, slices.Contains(c.versions(), c.FirstVersion)
+}
+
 // firstOf returns the first of the wanted versions that is offered, 0 if none is.
 func firstOf(wanted, offered []Version) Version {
 	for _, v := range wanted {
@@ -108,6 +116,14 @@ func (c *Conn) greaseBit(first *byte) {
 	if c.greases && mrand.Uint32()&1 == 0 {
 		wire.ClearFixedBit(first)
 	}
+}
+
+// greaseBits says for the packets of a batch, one bit each, which QUIC bits to set to 0.
+func (c *Conn) greaseBits() uint64 {
+	if c.greases {
+		return mrand.Uint64()
+	}
+	return 0
 }
 
 // errVersion is a failure of version negotiation.
@@ -168,38 +184,40 @@ func (c *Conn) chooseVersion(info *wire.VersionInfo) error {
 func (c *Conn) checkVersion(info *wire.VersionInfo) error {
 	available := info.Available
 	if info.Chosen == 0 {
-		// RFC 9368, Section 4: "if a client has reacted to a Version Negotiation packet
-		// and the Version Information was missing, the client MUST close the
-		// connection with a version negotiation error."
+		// RFC 9368, Section 4: "If a client has reacted to a Version
+		// Negotiation packet and the server's Version Information was
+		// missing, the client MUST close the connection with a version
+		// negotiation error."
 		//
-		// Section 8: "if a client is starting a QUIC version 1 connection in response to
-		// a received Version Negotiation packet, and the version_information transport
-		// parameter is missing from the server's transport parameters, then the client
-		// SHALL proceed with the handshake as if the server's transport parameters had
-		// included a version_information transport parameter containing a Chosen
-		// Version equal to 1 and an Available Version list containing exactly one
-		// version equal to 1."
+		// Section 8: "if a client is starting a QUIC version 1
+		// connection in response to a received Version Negotiation
+		// packet and the version_information transport parameter is
+		// missing from the server's transport parameters, then the
+		// client SHALL proceed as if the server's transport parameters
+		// contained a version_information transport parameter with a
+		// Chosen Version set to 0x00000001 and an Available Version
+		// list containing exactly one version set to 0x00000001."
 		if c.version != c.ver.original || c.ver.reacted && c.version != Version1 {
 			return errVersion("the server sends no version information")
 		}
 		available = []Version{Version1}
 	} else if info.Chosen != c.version {
-		// RFC 9369, Section 4.1: "If the server's version_information transport
-		// parameter does not contain a Chosen Version field equivalent to the version
-		// in the server's Handshake packet headers, the client MUST terminate the
-		// connection with a VERSION_NEGOTIATION_ERROR."
+		// RFC 9368, Section 4: "clients MUST validate that the server's
+		// Chosen Version is equal to the Negotiated Version; if they do
+		// not match, the client MUST close the connection with a
+		// version negotiation error."
 		return errVersion("the server's packets are not of the version it says it chose")
 	}
 	if !c.ver.reacted {
 		return nil
 	}
-	// RFC 9368, Section 4: "the client would have selected the same version if it
-	// received Version Negotiation packet that listed the versions in the server's
-	// Available Versions field, plus the Negotiated Version. If the client would have
-	// selected a different version, the client MUST close the connection with a
-	// version negotiation error." "In particular, if the client reacted to a Version
-	// Negotiation packet and the server's Available Versions field is empty, the
-	// client MUST close the connection".
+	// RFC 9368, Section 4: "the client would have selected the same version if
+	// it received a Version Negotiation packet that listed the versions in the
+	// server's Available Versions field, plus the Negotiated Version. If the
+	// client would have selected a different version, the client MUST close the
+	// connection with a version negotiation error." "In particular, if the
+	// client reacted to a Version Negotiation packet and the server's Available
+	// Versions field is empty, the client MUST close the connection".
 	if len(available) == 0 || firstOf(c.cfg.versions(), append(slices.Clone(available), c.version)) != c.ver.original {
 		return errVersion("the Version Negotiation packet was not what the server offers")
 	}
@@ -226,10 +244,11 @@ func (c *Conn) longKey(h *wire.LongHeader, space recovery.Space) (key *protect.K
 	if c.server {
 		return c.ver.initialRx, false, space == recovery.Initial && h.Version == c.ver.original && c.ver.initialRx != nil
 	}
-	// RFC 9368, Section 2.3: "the client learns the Negotiated Version by observing the
-	// first long header Version field that differs from the Original Version. If the
-	// client receives a CRYPTO frame from the server in the Original Version, that
-	// indicates that the Negotiated Version is equal to the Original Version."
+	// RFC 9369, Section 4.1: "The client learns the negotiated version by
+	// observing the first long header Version field that differs from the
+	// original version. If the client receives a CRYPTO frame from the
+	// server in the original version, it indicates that the negotiated
+	// version is equal to the original version."
 	if c.ver.fixed || c.keys[recovery.Initial].rx == nil || !slices.Contains(c.cfg.versions(), h.Version) {
 		return nil, false, false
 	}
@@ -284,6 +303,7 @@ func (c *Conn) restart(v Version) {
 	c.log.Debug("starting over", "version", v, "instead", c.version)
 	c.hs.Close()
 	c.hsEpoch++
+	c.beginAgain()
 	c.ver.reacted = true
 	c.version, c.ver.original = v, v
 	c.keys[recovery.Initial] = initialKeys(v, c.ids.initial, false)
@@ -293,6 +313,7 @@ func (c *Conn) restart(v Version) {
 	c.probes[recovery.Initial] = 0
 	c.token = c.cfg.Tokens.take(c.cfg.ServerName, v)
 	c.lastHeard = c.now()
+	c.early.offered = false
 	c.startClient()
 	c.dirty = true
 }

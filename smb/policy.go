@@ -19,6 +19,7 @@ import (
 type policy struct {
 	allowPipes bool
 	encrypted  bool            // nothing but negotiation and logon may pass in the clear
+	kerberos   bool            // no logon but by Kerberos
 	seen       []string        // shares connected to, the first maxSeen
 	shares     map[string]bool // lower case; nil: all
 	throttle   *LogonThrottle
@@ -47,7 +48,7 @@ const maxTrees = 4096
 const maxSeen = 16
 
 func newPolicy(o *Options) *policy {
-	p := &policy{allowPipes: o.AllowNamedPipes, encrypted: o.Protection == ProtectEncryption, throttle: o.Logons}
+	p := &policy{allowPipes: o.AllowNamedPipes, encrypted: o.Protection == ProtectEncryption, kerberos: o.KerberosOnly, throttle: o.Logons}
 	if len(o.Shares) > 0 {
 		p.shares = make(map[string]bool, len(o.Shares))
 		for _, s := range o.Shares {
@@ -62,12 +63,12 @@ func (p *policy) watchesTrees() bool { return !p.allowPipes || p.shares != nil }
 
 // requests returns the walker for the client's messages, nil if no rule needs it.
 func (p *policy) requests() *walker {
-	if !p.watchesTrees() && !p.encrypted {
+	if !p.watchesTrees() && !p.encrypted && !p.kerberos {
 		return nil
 	}
 	p.pending = make(map[uint64]pendingTree)
 	p.trees = make(map[treeKey]bool)
-	return &walker{want: wantRequest, see: p.request, opaque: p.opaque}
+	return &walker{want: p.wantRequest, see: p.request, opaque: p.opaque}
 }
 
 // responses returns the walker for the backend's messages. failed is called for
@@ -82,16 +83,22 @@ func (p *policy) responses(failed func(status uint32) error) *walker {
 	return &walker{want: p.wantResponse, see: see}
 }
 
-// wantRequest: all of a TREE_CONNECT's path, otherwise the header.
-func wantRequest(h header, b []byte) int {
-	if h.command != cmdTreeConnect {
-		return headerLen
-	}
-	if len(b) < headerLen+8 {
+// wantRequest: all of a TREE_CONNECT's path, the beginning of a SESSION_SETUP's
+// token where it is judged, otherwise the header.
+func (p *policy) wantRequest(h header, b []byte) int {
+	switch {
+	case h.command == cmdTreeConnect && len(b) < headerLen+8:
 		return headerLen + 8
+	case h.command == cmdTreeConnect:
+		off, n := treePath(b)
+		return off + n
+	case h.command != cmdSessionSetup || !p.kerberos:
+		return headerLen
+	case len(b) < headerLen+24:
+		return headerLen + 24
 	}
-	off, n := treePath(b)
-	return off + n
+	off, n := tokenAt(b)
+	return off + min(n, maxToken)
 }
 
 // treePath returns where in a TREE_CONNECT request (MS-SMB2 2.2.9) the path is
@@ -117,6 +124,13 @@ func (p *policy) request(h header, b []byte) error {
 		return &reasonError{ReasonProtection, fmt.Errorf("smb: the client sent command %d in the clear, and protection is encryption", h.command)}
 	}
 	switch h.command {
+	case cmdSessionSetup:
+		if !p.kerberos {
+			return nil
+		}
+		if err := checkKerberos(b); err != nil {
+			return &reasonError{ReasonNTLM, err}
+		}
 	case cmdTreeConnect:
 		return p.treeConnect(h, b)
 	case cmdCreate:

@@ -50,6 +50,7 @@ const (
 	ReasonNamedPipe
 	ReasonShare
 	ReasonLogons
+	ReasonNTLM
 	ReasonProtection
 	ReasonBackendLimit
 	ReasonBackendUnreachable
@@ -88,6 +89,7 @@ var reasons = [numReasons]ReasonInfo{
 	{ReasonNamedPipe, "named_pipe", SideClient, CodePolicy, "a named pipe was opened where named_pipes is deny"},
 	{ReasonShare, "share", SideClient, CodePolicy, "a share outside the route's shares was connected"},
 	{ReasonLogons, "logons", SideClient, CodePolicy, "too many refused logons are waiting for their delay"},
+	{ReasonNTLM, "ntlm", SideClient, CodePolicy, "a logon other than by Kerberos where ntlm is deny"},
 	{ReasonProtection, "protection", SideGateway, CodePolicy, "less signing or encryption than protection asks for"},
 	{ReasonBackendLimit, "backend_limit", SideGateway, CodeBackendUnreachable, "the backends have as many connections as limits.connections lets them have"},
 	{ReasonBackendUnreachable, "backend_unreachable", SideBackend, CodeBackendUnreachable, "no backend could be dialed and answered NEGOTIATE in time"},

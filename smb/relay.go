@@ -31,6 +31,7 @@ type Options struct {
 	MaxMessage      int            // longest SMB2 message, bytes: 0 is MaxMessage
 	Protection      Protection     // refuse what is less protected
 	MinDialect      Dialect        // refuse sessions below it; 0: none
+	KerberosOnly    bool           // refuse every logon but by Kerberos
 	AllowNamedPipes bool           // let named pipes be opened where the traffic can be seen
 	Shares          []string       // the only shares that may be connected where the traffic can be seen; empty: all. IPC$ is always among them
 	Logons          *LogonThrottle // slows refused logons; nil: not slowed

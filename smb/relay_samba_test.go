@@ -229,3 +229,56 @@ func dialClient(t *testing.T, port int, password string) *smb.Client {
 	})
 	return c
 }
+
+// HOSTILE 50: what a stolen or coerced NTLM logon reaches. Where ntlm is deny, a
+// logon by Kerberos goes through and one by NTLM ends its session before the
+// server has seen it, whatever the client has negotiated.
+func TestRelayKerberosOnly(t *testing.T) {
+	kdc := sambatest.StartKDC(t)
+	server := sambatest.Start(t, sambatest.Options{KDC: kdc, Global: []string{"log level = 3"}})
+	front := startFront(t, server.Addr, smb.Options{KerberosOnly: true}, nil)
+	for _, c := range []struct {
+		name    string
+		options []string
+	}{
+		{"signed", []string{"client signing = required"}},
+		{"encrypted", []string{"client smb encrypt = required"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			g := sambatest.TCP(front.port)
+			g.Options, g.KDC, g.Work = c.options, kdc, t.TempDir()
+			want := randomFile(t, g.Work, "up", 1<<20)
+			sambatest.MustSMBClient(t, g, "put /mnt/up "+c.name)
+			if r := front.result(t); !r.Reason.Orderly() {
+				t.Errorf("the session by Kerberos ended with %s: %v", r.Reason, r.Err)
+			}
+			if hashFile(t, server.Dir, c.name) != want {
+				t.Error("what the server has is not what was put")
+			}
+		})
+	}
+	for name, options := range map[string][]string{
+		"NTLM in SPNEGO":      {"client signing = required"},
+		"NTLM and encryption": {"client smb encrypt = required"},
+		"NTLM bare":           {"client use spnego = no"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := sambatest.TCP(front.port)
+			g.Options = options
+			if out := sambatest.SMBClient(t, g, "ls"); out.Code == 0 {
+				t.Errorf("smbclient logged on:\n%s", out.Text)
+			}
+			if r := front.result(t); r.Reason != smb.ReasonNTLM {
+				t.Errorf("ended with %s (%v), want ntlm", r.Reason, r.Err)
+			}
+		})
+	}
+	const checks = "Checking password for" // what smbd logs of an NTLM logon
+	if log := server.Log(); strings.Contains(log, checks) {
+		t.Errorf("smbd saw an NTLM logon:\n%s", log)
+	}
+	sambatest.MustSMBClient(t, sambatest.TCP(startFront(t, server.Addr, smb.Options{}, nil).port), "ls")
+	if !strings.Contains(server.Log(), checks) {
+		t.Error("smbd's log does not show NTLM logons: the check before cannot fail")
+	}
+}

@@ -126,6 +126,7 @@ func loadCertificate(f *fileSet, c *Certificate) (*tls.Certificate, error) {
 	if !ok || !pub.Equal(key.Public()) {
 		return nil, fmt.Errorf("%s: %w", c.Cert+c.PFX, errKeyMismatch)
 	}
+	f.expires("certificate", c.Cert+c.PFX, chain...)
 	cert := &tls.Certificate{PrivateKey: key, Leaf: chain[0]}
 	for _, x := range chain {
 		cert.Certificate = append(cert.Certificate, x.Raw)

@@ -74,6 +74,14 @@ type clientConn struct {
 	gone chan struct{} // closed when lost
 	caps *time.Timer   // the helper has to say what it is
 
+	// writing: somebody is between taking messages from the queue and having
+	// written them; the others leave the queue to him. Guarded by Client.mu.
+	writing bool
+	batch   []outgoing // his
+	wbuf    []byte
+
+	undelivered *Handshake // the reader's: it has events
+
 	generation uint64 // of its trust, as far as it has said; guarded by Client.mu
 }
 
@@ -106,6 +114,7 @@ func (c *Client) Attach(conn *net.UnixConn) error {
 	var hello body
 	hello.u8(attrVersion, protoVersion)
 	hello.u8(attrRole, rolePacket)
+	hello.str(attrFeature, featureGather)
 	if err := cc.s.write(msgHello, 0, false, hello); err != nil {
 		_ = conn.Close()
 		return fmt.Errorf("tlshd: greet the helper: %w", err)
@@ -256,6 +265,7 @@ func (c *Client) ask(ctx context.Context, typ msgType, b []byte) (message, error
 	}
 	c.waiters[id] = reply
 	c.mu.Unlock()
+	c.flush()
 	defer func() {
 		c.mu.Lock()
 		delete(c.waiters, id)
@@ -288,7 +298,7 @@ func (c *Client) countLocked(r Reason) {
 }
 
 // enqueueLocked puts a message into the queue and reports whether there was
-// room.
+// room. The caller flushes when it has unlocked, or wakes the writer.
 func (c *Client) enqueueLocked(o outgoing) bool {
 	n := len(o.body) + headerLen
 	if c.queued+n > maxQueued {
@@ -299,28 +309,25 @@ func (c *Client) enqueueLocked(o outgoing) bool {
 	}
 	c.queue = append(c.queue, o)
 	c.queued += n
-	if c.conn != nil {
-		select {
-		case c.conn.wake <- struct{}{}:
-		default:
-		}
-	}
 	return true
 }
 
-// dequeue takes the next message for cc, past those of handshakes that are over.
-func (c *Client) dequeue(cc *clientConn) (outgoing, bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for c.conn == cc && len(c.queue) > 0 {
+// dequeueLocked takes the next message, past those of handshakes that are over,
+// if it has at most room bytes with its header.
+func (c *Client) dequeueLocked(room int) (outgoing, bool) {
+	for len(c.queue) > 0 {
 		o := c.queue[0]
+		over := o.h != nil && c.handshakes[o.request] != o.h
+		n := len(o.body) + headerLen
+		if !over && n > room {
+			break
+		}
 		c.queue[0] = outgoing{}
-		c.queue = c.queue[1:]
-		if len(c.queue) == 0 {
+		if c.queue = c.queue[1:]; len(c.queue) == 0 {
 			c.queue = nil
 		}
-		c.queued -= len(o.body) + headerLen
-		if o.h != nil && c.handshakes[o.request] != o.h {
+		c.queued -= n
+		if over {
 			continue
 		}
 		if o.typ == msgStart {
@@ -329,6 +336,25 @@ func (c *Client) dequeue(cc *clientConn) (outgoing, bool) {
 		return o, true
 	}
 	return outgoing{}, false
+}
+
+// batchLocked takes what goes out next: a message of any size, and what follows
+// as long as it fits into the same datagram.
+func (c *Client) batchLocked(cc *clientConn) []outgoing {
+	cc.batch = cc.batch[:0]
+	for room := 2 * maxMessage; ; {
+		o, ok := c.dequeueLocked(room)
+		if !ok {
+			return cc.batch
+		}
+		if len(cc.batch) == 0 {
+			room = maxDatagram
+		}
+		room -= len(o.body) + headerLen
+		if cc.batch = append(cc.batch, o); !cc.s.gather.Load() {
+			return cc.batch
+		}
+	}
 }
 
 // compactLocked removes the messages of handshakes that are over.
@@ -350,39 +376,107 @@ func (c *Client) filterLocked(keep func(outgoing) bool) {
 	c.queue = kept
 }
 
+// flush writes a datagram from the queue where that can be done without waiting,
+// which saves a change of goroutines, and leaves the rest to the writer.
+func (c *Client) flush() {
+	c.mu.Lock()
+	cc := c.conn
+	c.mu.Unlock()
+	if cc != nil && c.writeNext(cc, false) {
+		cc.wakeWriter()
+	}
+}
+
+// wakeLocked leaves the queue to the writer.
+func (c *Client) wakeLocked() {
+	if c.conn != nil {
+		c.conn.wakeWriter()
+	}
+}
+
+func (cc *clientConn) wakeWriter() {
+	select {
+	case cc.wake <- struct{}{}:
+	default:
+	}
+}
+
 func (c *Client) writer(cc *clientConn) {
 	defer c.wg.Done()
 	for {
-		o, ok := c.dequeue(cc)
-		if !ok {
-			select {
-			case <-cc.wake:
-				continue
-			case <-cc.gone:
-				return
-			}
+		if c.writeNext(cc, true) {
+			continue
 		}
-		err := cc.s.write(o.typ, o.request, false, o.body)
-		if err != nil && o.typ == msgStart {
-			c.unsend(o)
-		}
-		if err != nil {
-			c.lost(cc, fmt.Errorf("write %v: %w", o.typ, err))
+		select {
+		case <-cc.wake:
+		case <-cc.gone:
 			return
 		}
 	}
 }
 
-// unsend puts back a request that never reached its helper: it is one for the
-// next.
-func (c *Client) unsend(o outgoing) {
+// writeNext writes a datagram from the queue, unless somebody else is at it. It
+// reports whether there is more to write.
+func (c *Client) writeNext(cc *clientConn, wait bool) (more bool) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.handshakes[o.request] == o.h {
-		o.h.sent = false
-		c.queue = append([]outgoing{o}, c.queue...)
-		c.queued += len(o.body) + headerLen
+	if c.conn != cc || cc.writing {
+		c.mu.Unlock()
+		return false
 	}
+	batch := c.batchLocked(cc)
+	if len(batch) == 0 {
+		c.mu.Unlock()
+		return false
+	}
+	cc.writing = true
+	c.mu.Unlock()
+	cc.wbuf = cc.wbuf[:0]
+	for _, o := range batch {
+		cc.wbuf = appendFrames(cc.wbuf, o.typ, o.request, false, o.body)
+	}
+	written, err := true, error(nil)
+	if wait {
+		err = cc.s.writeFrames(cc.wbuf)
+	} else if written = cc.s.datagram(cc.wbuf) == len(cc.wbuf); written {
+		written, err = cc.s.tryWrite(cc.wbuf)
+	}
+	if cap(cc.wbuf) > 2*maxDatagram {
+		cc.wbuf = nil
+	}
+	c.mu.Lock()
+	if err != nil || !written {
+		c.putBackLocked(batch, err == nil)
+	}
+	clear(batch)
+	cc.writing = false
+	more = c.conn == cc && len(c.queue) > 0
+	if c.conn != cc {
+		c.wakeLocked() // what was put back is the next helper's
+	}
+	c.mu.Unlock()
+	if err != nil {
+		c.lost(cc, fmt.Errorf("write: %w", err))
+		return false
+	}
+	return more
+}
+
+// putBackLocked puts messages back to the front of the queue that did not reach
+// a helper: all of them if this helper can still have them, otherwise the whole
+// requests, which are for the next one.
+func (c *Client) putBackLocked(batch []outgoing, all bool) {
+	var back []outgoing
+	for _, o := range batch {
+		known := o.h != nil && c.handshakes[o.request] == o.h
+		if known && o.typ == msgStart {
+			o.h.sent = false
+		}
+		if all || known && !o.h.sent {
+			back = append(back, o)
+			c.queued += len(o.body) + headerLen
+		}
+	}
+	c.queue = append(back, c.queue...)
 }
 
 func (c *Client) reader(cc *clientConn) {
@@ -391,6 +485,11 @@ func (c *Client) reader(cc *clientConn) {
 		m, err := cc.s.read()
 		if err == nil {
 			err = c.receive(cc, m)
+		}
+		// Events that came together are delivered together.
+		if h := cc.undelivered; h != nil && (err != nil || !cc.s.more()) {
+			cc.undelivered = nil
+			c.deliver(h)
 		}
 		if err != nil {
 			cc.s.wipe()
@@ -412,6 +511,7 @@ func (c *Client) receive(cc *clientConn, m message) error {
 		}
 		if err == nil {
 			cc.caps.Stop()
+			cc.s.gatherIf(as)
 		}
 		return err
 	case msgChanged:
@@ -426,7 +526,7 @@ func (c *Client) receive(cc *clientConn, m message) error {
 			w <- m
 		}
 		return nil
-	case msgCryptoOut, msgSecret, msgPeerTP, msgDone:
+	case msgCryptoOut, msgSecret, msgPeerTP, msgDone, msgEarly:
 		return c.receiveEvent(cc, m)
 	}
 	return protocolError("%v from a helper", m.typ)
@@ -446,7 +546,10 @@ func (c *Client) receiveEvent(cc *clientConn, m message) error {
 	}
 	h.receiveLocked(m, as)
 	c.mu.Unlock()
-	c.deliver(h)
+	if before := cc.undelivered; before != nil && before != h {
+		c.deliver(before)
+	}
+	cc.undelivered = h
 	return nil
 }
 

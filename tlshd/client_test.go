@@ -148,6 +148,12 @@ func TestHelperBreaksAHandshake(t *testing.T) {
 			f.send(msgPeerTP, id, false, tpBody(attrPeerTP))
 			f.send(msgPeerTP, id, false, tpBody(attrPeerTP))
 		},
+		"0-RTT that nobody asked for": func(f *fakeHelper, id uint64) { f.send(msgSecret, id, false, secretBody(LevelEarly, false)) },
+		"0-RTT at a server": func(f *fakeHelper, id uint64) {
+			var b body
+			b.u8(attrEarlyState, earlyOffered)
+			f.send(msgEarly, id, false, b)
+		},
 		"final without a verdict": func(f *fakeHelper, id uint64) { f.send(msgCryptoOut, id, true, cryptoBody(0, 0, "x")) },
 		"x509 without a chain": func(f *fakeHelper, id uint64) {
 			f.secrets(id)
@@ -230,9 +236,7 @@ func TestHelperRepliesAgain(t *testing.T) {
 // HOSTILE 45: what breaks the framing ends the helper, and fails its handshakes.
 func TestHelperBreaksTheSocket(t *testing.T) {
 	frame := func(typ msgType, flags uint16, n int, body int) []byte {
-		b := make([]byte, headerLen+body)
-		header{typ: typ, flags: flags, length: n, request: 1}.put(b)
-		return b
+		return append(header{typ: typ, flags: flags, length: n, request: 1}.append(nil), make([]byte, body)...)
 	}
 	version := frame(msgDone, 0, 0, 0)
 	version[0] = 9

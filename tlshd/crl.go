@@ -65,6 +65,9 @@ func loadRevocations(f *fileSet, paths []string, expired string) (*revocations, 
 		}
 		for _, l := range lists {
 			l.path = path
+			if !l.list.NextUpdate.IsZero() {
+				f.expiries = append(f.expiries, Expiry{"crl", path, printable(l.list.Issuer.String()), l.list.NextUpdate})
+			}
 			sum.Write(l.list.Raw)
 			rs.byIssuer[string(l.list.RawIssuer)] = append(rs.byIssuer[string(l.list.RawIssuer)], l)
 		}

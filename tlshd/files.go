@@ -22,7 +22,8 @@ const (
 // fileSet reads files and remembers what they looked like, so that a change can
 // be noticed. A symbolic link is followed: exchanging it is a change.
 type fileSet struct {
-	seen []fileMark
+	seen     []fileMark
+	expiries []Expiry // of what was used of them
 }
 
 type fileMark struct {

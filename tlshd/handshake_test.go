@@ -3,10 +3,13 @@ package tlshd
 import (
 	"bytes"
 	"crypto"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/asn1"
+	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -156,6 +159,13 @@ func TestClientCertificates(t *testing.T) {
 				anonymous := mode == ClientCertNone || mode == ClientCertOptional && tc.reason == ReasonNoClientCert
 				if !anonymous && tc.reason != ReasonOK {
 					p.refused(StatusEKEYREJECTED, tc.alert, tc.reason)
+					want := ""
+					if len(tc.cert.Certificate) > 0 && !slices.Contains([]Reason{ReasonClientCertProof, ReasonClientCertParse, ReasonClientCertKey}, tc.reason) {
+						want = fmt.Sprintf("%x", sha256.Sum256(tc.cert.Certificate[0]))
+					}
+					if p.server.err.Peer != want {
+						t.Errorf("refused as %q, want %q", p.server.err.Peer, want)
+					}
 					continue
 				}
 				p.ok()

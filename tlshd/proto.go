@@ -6,11 +6,12 @@ import (
 	"fmt"
 )
 
-// A message is one or more frames, each a datagram on the socket:
+// A message is one or more frames:
 //
 //	version u8 | type u8 | flags u16 | length u32 | request u64 | body
 //
-// all big-endian. The bodies of a message's frames, joined, are attributes:
+// all big-endian. A datagram on the socket is a frame, or several where the
+// other end has named the feature "gather". The bodies of a message's frames, joined, are attributes:
 //
 //	attribute u16 | zero u16 | length u32 | value
 const (
@@ -50,11 +51,12 @@ const (
 	msgAttach    msgType = 14 // supervisor: a descriptor, the end of a new packet process; helper: its answer
 	msgChanged   msgType = 15 // helper: trust is another than before
 	msgVerify    msgType = 16 // judge a chain again; helper: its answer
-	numMsgTypes          = 17
+	msgEarly     msgType = 17 // 0-RTT is offered, or was rejected
+	numMsgTypes          = 18
 )
 
 var msgNames = [numMsgTypes]string{"", "HELLO", "CAPS", "START", "CRYPTO_IN", "CRYPTO_OUT", "SECRET", "PEER_TP",
-	"LOCAL_TP", "TICKET", "DONE", "CANCEL", "RELOAD", "STATS", "ATTACH", "CHANGED", "VERIFY"}
+	"LOCAL_TP", "TICKET", "DONE", "CANCEL", "RELOAD", "STATS", "ATTACH", "CHANGED", "VERIFY", "EARLY"}
 
 func (t msgType) String() string {
 	if t > 0 && t < numMsgTypes {
@@ -99,10 +101,18 @@ const (
 	attrGroup        attr = 31
 	attrJSON         attr = 32
 	attrGeneration   attr = 33
+	attrPeerHash     attr = 34
+	attrEarlyState   attr = 35
 
 	// attrOptional and above may be ignored by a receiver that does not know
 	// them, in any message.
 	attrOptional attr = 0x8000
+
+	// Of feature "early_data": a helper without it offers and accepts no 0-RTT.
+	attrEarlyData   attr = 0x8001 // wanted
+	attrEarlyLimits attr = 0x8002 // a server's, 8 bytes each
+	attrQUICVersion attr = 0x8003 // that sessions are good for
+	attrSession     attr = 0x8004 // a client's, to be kept with sessions
 )
 
 // rule says how often and how long an attribute may be in a message.
@@ -121,6 +131,14 @@ const (
 	maxDetail   = 1024
 	maxIDLen    = 128
 	maxLabel    = 255
+
+	maxEarlyLimits = 16
+)
+
+// What EARLY says.
+const (
+	earlyOffered  = 1 // with what was kept with the session
+	earlyRejected = 2
 )
 
 // grammar is every message this version knows. What is not in it is refused.
@@ -133,20 +151,23 @@ var grammar = [numMsgTypes][]rule{
 		{attr: attrPeerName, max: maxLabel}, {attr: attrALPN, min: 1, max: 255, many: maxALPNs, required: true},
 		{attr: attrLocalTP, max: maxTP}, {attr: attrRemote, max: 64}, {attr: attrID, max: maxIDLen},
 		{attr: attrRoute, max: maxLabel}, {attr: attrPolicy, max: maxLabel}, {attr: attrClientCert, min: 1, max: 1},
-		{attr: attrCASet, max: maxLabel}},
-	msgCryptoIn:  {{attr: attrLevel, min: 1, max: 1, required: true}, {attr: attrOffset, min: 8, max: 8, required: true}, {attr: attrData, min: 1, max: maxMessage, required: true}},
+		{attr: attrCASet, max: maxLabel}, {attr: attrEarlyData, min: 1, max: 1}, {attr: attrEarlyLimits, max: 8 * maxEarlyLimits},
+		{attr: attrQUICVersion, min: 4, max: 4}},
+	msgCryptoIn: {{attr: attrLevel, min: 1, max: 1, required: true}, {attr: attrOffset, min: 8, max: 8, required: true}, {attr: attrData, min: 1, max: maxMessage, required: true},
+		{attr: attrQUICVersion, min: 4, max: 4}, {attr: attrSession, max: maxTP}},
 	msgCryptoOut: {{attr: attrLevel, min: 1, max: 1, required: true}, {attr: attrOffset, min: 8, max: 8, required: true}, {attr: attrData, max: maxMessage, required: true}},
 	msgSecret: {{attr: attrLevel, min: 1, max: 1, required: true}, {attr: attrWrite, min: 1, max: 1, required: true},
 		{attr: attrSuite, min: 2, max: 2, required: true}, {attr: attrData, min: 32, max: 64, required: true}},
 	msgPeerTP:  {{attr: attrPeerTP, max: maxTP, required: true}},
 	msgLocalTP: {{attr: attrLocalTP, max: maxTP, required: true}},
-	msgTicket:  {},
+	msgTicket:  {{attr: attrQUICVersion, min: 4, max: 4}},
+	msgEarly:   {{attr: attrEarlyState, min: 1, max: 1, required: true}, {attr: attrPeerTP, max: maxTP}},
 	msgDone: {{attr: attrStatus, min: 4, max: 4, required: true}, {attr: attrReason, min: 1, max: 64, required: true},
 		{attr: attrAlert, min: 1, max: 1}, {attr: attrDetail, max: maxDetail}, {attr: attrTLSVersion, min: 2, max: 2},
 		{attr: attrSuite, min: 2, max: 2}, {attr: attrGroup, min: 2, max: 2}, {attr: attrPeerName, max: maxLabel},
 		{attr: attrALPN, max: 255}, {attr: attrAuthMode, min: 1, max: 1},
 		{attr: attrRemoteAuth, min: 1, max: maxCertLen, many: maxChainLen}, {attr: attrResumed, min: 1, max: 1},
-		{attr: attrExporter, min: 32, max: 32}, {attr: attrGeneration, min: 8, max: 8}},
+		{attr: attrExporter, min: 32, max: 32}, {attr: attrGeneration, min: 8, max: 8}, {attr: attrPeerHash, min: 32, max: 32}},
 	msgCancel:  {},
 	msgReload:  {{attr: attrJSON, max: maxMessage}, {attr: attrStatus, min: 4, max: 4}, {attr: attrDetail, max: maxDetail}},
 	msgStats:   {{attr: attrJSON, max: maxMessage}},
@@ -156,6 +177,9 @@ var grammar = [numMsgTypes][]rule{
 		{attr: attrStatus, min: 4, max: 4}, {attr: attrReason, min: 1, max: 64}, {attr: attrAlert, min: 1, max: 1},
 		{attr: attrDetail, max: maxDetail}, {attr: attrGeneration, min: 8, max: 8}},
 }
+
+// featureGather: datagrams of several frames are read.
+const featureGather = "gather"
 
 // Roles in a HELLO.
 const (
@@ -176,11 +200,11 @@ func protocolError(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", errProtocol, fmt.Sprintf(format, args...))
 }
 
-func (h header) put(b []byte) {
-	b[0], b[1] = protoVersion, byte(h.typ)
-	binary.BigEndian.PutUint16(b[2:], h.flags)
-	binary.BigEndian.PutUint32(b[4:], uint32(h.length))
-	binary.BigEndian.PutUint64(b[8:], h.request)
+func (h header) append(b []byte) []byte {
+	b = append(b, protoVersion, byte(h.typ))
+	b = binary.BigEndian.AppendUint16(b, h.flags)
+	b = binary.BigEndian.AppendUint32(b, uint32(h.length))
+	return binary.BigEndian.AppendUint64(b, h.request)
 }
 
 func parseHeader(b []byte) (header, error) {
@@ -221,11 +245,18 @@ func (b *body) bytes(a attr, v []byte) {
 	*b = append(*b, v...)
 }
 
+// number appends an attribute of n bytes.
+func (b *body) number(a attr, v uint64, n int) {
+	var raw [8]byte
+	binary.BigEndian.PutUint64(raw[:], v)
+	b.bytes(a, raw[8-n:])
+}
+
 func (b *body) str(a attr, v string) { b.bytes(a, []byte(v)) }
-func (b *body) u8(a attr, v uint8)   { b.bytes(a, []byte{v}) }
-func (b *body) u16(a attr, v uint16) { b.bytes(a, binary.BigEndian.AppendUint16(nil, v)) }
-func (b *body) u32(a attr, v uint32) { b.bytes(a, binary.BigEndian.AppendUint32(nil, v)) }
-func (b *body) u64(a attr, v uint64) { b.bytes(a, binary.BigEndian.AppendUint64(nil, v)) }
+func (b *body) u8(a attr, v uint8)   { b.number(a, uint64(v), 1) }
+func (b *body) u16(a attr, v uint16) { b.number(a, uint64(v), 2) }
+func (b *body) u32(a attr, v uint32) { b.number(a, uint64(v), 4) }
+func (b *body) u64(a attr, v uint64) { b.number(a, v, 8) }
 func (b *body) flag(a attr, v bool)  { b.u8(a, boolByte(v)) }
 
 func boolByte(v bool) uint8 {
@@ -252,7 +283,7 @@ func parseAttributes(t msgType, body []byte) (attributes, error) {
 	}
 	rules := grammar[t]
 	var counts [8 * 4]uint8
-	var out attributes
+	out := make(attributes, 0, min(len(rules), len(body)/attrLen))
 	for len(body) > 0 {
 		if len(body) < attrLen {
 			return nil, protocolError("%v: %d bytes after the last attribute", t, len(body))

@@ -175,6 +175,7 @@ func FuzzClientReceive(f *testing.F) {
 			for range 2 {
 				_ = c.receive(cc, m)
 			}
+			c.deliver(h)
 		}
 		if ends > 1 {
 			t.Errorf("%d ends", ends)

@@ -85,11 +85,26 @@ type Request struct {
 	ServerName string
 	// NextProtos are what a client offers, or what a server takes, in order of
 	// preference. At least one.
-	NextProtos      []string
-	TransportParams []byte // a client's; a server's follow when the client's are known
-	Remote          netip.AddrPort
-	Timeout         time.Duration // 0: 10 s
-	Options         Options
+	NextProtos []string
+	// TransportParams are our own. A server that does not know the client's yet
+	// has none, and gives them when it does: Handshake.TransportParams.
+	TransportParams []byte
+	// Crypto is what a server has of the client's CRYPTO stream at LevelInitial.
+	// Handshake.Crypto goes on behind it.
+	Crypto  []byte
+	Remote  netip.AddrPort
+	Timeout time.Duration // 0: 10 s
+	Options Options
+
+	// Version is the QUIC version of the client's first flight: sessions of others
+	// are not used.
+	Version uint32
+	// EarlyData: a client offers 0-RTT if there is a session for it. A server's
+	// tickets allow it, and it is accepted once for each. Never on "smb" and "sunrpc".
+	EarlyData bool
+	// EarlyLimits are a server's at present, at most 16: 0-RTT is refused to a ticket
+	// that was issued under a higher one in the same place. None: it is refused.
+	EarlyLimits []uint64
 }
 
 // EventKind says what an Event is.
@@ -99,9 +114,11 @@ type EventKind uint8
 const (
 	EventCrypto              EventKind = iota + 1 // Level, Data: bytes for CRYPTO frames
 	EventSecret                                   // Level, Write, Suite, Data: a traffic secret
-	EventPeerTransportParams                      // Data; a server then owes TransportParams
+	EventPeerTransportParams                      // Data; a server then owes TransportParams, unless it gave them at the start
 	EventDone                                     // State
 	EventFailed                                   // Alert, Err; the last event
+	EventEarlyParams                              // Data: what Remember kept; 0-RTT is offered, its key follows
+	EventEarlyRejected                            // the server has refused 0-RTT
 )
 
 // Event is one thing that happened in a handshake. Events come in the order in
@@ -116,6 +133,9 @@ type Event struct {
 	State *State
 	Alert uint8
 	Err   error // wraps *Error
+	// More: the next event is here, too, and follows at once. It need not be
+	// waited for: a handshake that is closed has no more events.
+	More bool
 }
 
 // State is the result of a handshake.

@@ -2,6 +2,8 @@ package tlshd
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -37,6 +39,8 @@ type Server struct {
 	running atomic.Int64 // handshakes without a verdict
 	kept    atomic.Int64 // handshakes known, those waiting for their ticket included
 	count   counters
+	spent   *spentTickets
+	keyLog  *keyLog // nil: none
 }
 
 type counters struct {
@@ -89,13 +93,18 @@ type ServerStats struct {
 	// "refused", a space, and why.
 	TicketRefusals map[string]uint64 `json:"ticket_refusals,omitempty"`
 
+	// Expiries are when certificates and lists end, the soonest first.
+	Expiries []Expiry `json:"expiries,omitempty"`
+
 	InFlight int `json:"in_flight"` // without a verdict
 	Kept     int `json:"kept"`      // with one, but not forgotten
 }
 
 // NewServer reads everything cfg names. log gets one line a handshake, at level
 // Info; nil: no log.
-func NewServer(cfg Config, log *slog.Logger) (*Server, error) {
+func NewServer(cfg Config, log *slog.Logger) (*Server, error) { return newServer(cfg, log, openKeyLog) }
+
+func newServer(cfg Config, log *slog.Logger, open func(string) (*os.File, error)) (*Server, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
@@ -103,7 +112,15 @@ func NewServer(cfg Config, log *slog.Logger) (*Server, error) {
 	if err != nil {
 		return nil, &ConfigError{err}
 	}
-	s := &Server{log: log, sessions: map[*session]struct{}{}}
+	var keys *keyLog
+	if cfg.UnsafeKeyLog != "" {
+		f, err := open(cfg.UnsafeKeyLog)
+		if err != nil {
+			return nil, &ConfigError{err}
+		}
+		keys = newKeyLog(cfg.UnsafeKeyLog, f, log)
+	}
+	s := &Server{log: log, sessions: map[*session]struct{}{}, spent: newSpentTickets(time.Now()), keyLog: keys}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	s.state.Store(st)
 	s.wg.Add(1)
@@ -113,8 +130,13 @@ func NewServer(cfg Config, log *slog.Logger) (*Server, error) {
 
 // Close ends every connection and waits for them.
 func (s *Server) Close() error {
+	s.smu.Lock()
 	s.stop()
+	s.smu.Unlock()
 	s.wg.Wait()
+	if s.keyLog != nil {
+		s.keyLog.close()
+	}
 	return nil
 }
 
@@ -128,7 +150,11 @@ func (s *Server) Reload(cfg Config) error {
 }
 
 func (s *Server) load(cfg Config) error {
-	st, err := loadState(cfg, s.state.Load(), time.Now())
+	old := s.state.Load()
+	st, err := loadState(cfg, old, time.Now())
+	if err == nil && cfg.UnsafeKeyLog != old.cfg.UnsafeKeyLog {
+		err = errors.New("tlshd: unsafe_key_log can not be changed while the helper runs (restart)")
+	}
 	if err != nil {
 		s.failed = st
 		s.count.reloadErrors.Add(1)
@@ -155,7 +181,9 @@ func (s *Server) watch() {
 	}
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
+	var warnings expiryWarnings
 	for {
+		warnings.warn(s.log, s.state.Load(), time.Now())
 		select {
 		case <-s.ctx.Done():
 			return
@@ -188,6 +216,7 @@ func (s *Server) Stats() ServerStats {
 		Unknown: c.unknown.Load(), RefusedPeers: c.refusedPeers.Load(),
 		Reverified: c.reverified.Load(), ReverifyRefused: c.reverifyRefused.Load(),
 		Outcomes: c.outcomes.copy(), TicketRefusals: c.ticketRefusals.copy(),
+		Expiries: soonest(s.state.Load().files.expiries),
 		InFlight: int(s.running.Load()), Kept: int(s.kept.Load() - s.running.Load()),
 	}
 }
@@ -211,11 +240,10 @@ type session struct {
 // goes away or breaks the protocol, ctx ends or the Server is closed. It takes
 // conn over. It returns nil when the other end has closed.
 func (s *Server) Serve(ctx context.Context, conn *net.UnixConn) error {
-	if s.ctx.Err() != nil {
+	if !s.begin() {
 		_ = conn.Close()
 		return ErrClosed
 	}
-	s.wg.Add(1)
 	defer s.wg.Done()
 	ses := &session{s: s, sock: newSocket(conn), handshakes: map[uint64]*serverHandshake{},
 		verifying: make(chan struct{}, maxVerifying)}
@@ -234,6 +262,17 @@ func (s *Server) Serve(ctx context.Context, conn *net.UnixConn) error {
 		return nil
 	}
 	return err
+}
+
+// begin makes Close wait for the caller, unless it waits already.
+func (s *Server) begin() bool {
+	s.smu.Lock()
+	defer s.smu.Unlock()
+	if s.ctx.Err() != nil {
+		return false
+	}
+	s.wg.Add(1)
+	return true
 }
 
 // peerGone reports whether the other process has closed its end, with or without
@@ -262,9 +301,9 @@ func (ses *session) loop() error {
 }
 
 func (s *Server) features() []string {
-	f := []string{"tls1.3", "x509", "crl", "exporter", "verify"}
+	f := []string{"tls1.3", "x509", "crl", "exporter", "verify", featureGather}
 	if s.state.Load().tickets != nil {
-		f = append(f, "tickets")
+		f = append(f, "tickets", "early_data")
 	}
 	return f
 }
@@ -295,6 +334,7 @@ func greet(sock *socket, role uint8, features []string) error {
 	if err := sock.c.SetReadDeadline(time.Time{}); err != nil {
 		return err
 	}
+	sock.gatherIf(as)
 	var b body
 	b.u8(attrVersion, protoVersion)
 	for _, f := range features {
@@ -387,5 +427,8 @@ func encodeFailure(e *Error) body {
 	b.str(attrReason, string(e.Reason))
 	d := printable(e.Detail)
 	b.str(attrDetail, d[:min(len(d), maxDetail)])
+	if sum, err := hex.DecodeString(e.Peer); err == nil && len(sum) == sha256.Size {
+		b.bytes(attrPeerHash, sum)
+	}
 	return b
 }

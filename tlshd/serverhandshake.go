@@ -2,8 +2,10 @@ package tlshd
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/hex"
 	"fmt"
 	"sync"
 	"time"
@@ -34,10 +36,13 @@ type serverHandshake struct {
 	opts    Options
 	timeout time.Duration
 	set     *caSet
+	version uint32 // QUIC version of sessions
+	early   earlyHandshake
 
 	inbox inbox
 
 	qc     *tls.QUICConn
+	unsent []byte            // frames for the packet process
 	out    [numLevels]uint64 // CRYPTO offsets sent
 	in     [numLevels]uint64
 	gate   postGate
@@ -60,6 +65,9 @@ type input struct {
 	level Level
 	off   uint64
 	data  []byte
+
+	version uint32 // not 0: of sessions from here on
+	session []byte // and what is kept with them
 }
 
 // inbox is a bounded queue with one reader.
@@ -114,12 +122,16 @@ func newServerHandshake(ses *session, st *state, id uint64, as attributes) (*ser
 		opts: Options{Route: as.str(attrRoute), Policy: as.str(attrPolicy), CASet: as.str(attrCASet),
 			ClientCert: ClientCertMode(as.u8(attrClientCert))},
 		timeout: min(time.Duration(as.u32(attrTimeout))*time.Millisecond, st.cfg.maxTimeout()),
+		version: as.u32(attrQUICVersion),
 		inbox:   inbox{wake: make(chan struct{}, 1)},
 	}
 	for _, p := range as.all(attrALPN) {
 		h.protos = append(h.protos, string(p))
 	}
-	return h, h.checkStart(as)
+	if bad := h.checkStart(as); bad != nil {
+		return h, bad
+	}
+	return h, h.early.init(h, as)
 }
 
 func (h *serverHandshake) checkStart(as attributes) *Error {
@@ -162,6 +174,9 @@ func (h *serverHandshake) receive(m message, as attributes) error {
 		if in.level >= numLevels {
 			return protocolError("CRYPTO_IN of level %d", in.level)
 		}
+		in.version, in.session = as.u32(attrQUICVersion), clone(as.bytes(attrSession))
+	case msgTicket:
+		in.version = as.u32(attrQUICVersion)
 	case msgLocalTP:
 		in.data = clone(as.bytes(attrLocalTP))
 	}
@@ -183,6 +198,7 @@ func (h *serverHandshake) run() {
 	} else if h.fail(err) {
 		h.sendFinal(msgDone, encodeFailure(err))
 	}
+	h.flush()
 	h.ses.forget(h)
 	_ = h.qc.Close() // frees the goroutine of crypto/tls; its error was seen
 	h.wipe()
@@ -192,6 +208,10 @@ func (h *serverHandshake) run() {
 func (h *serverHandshake) fail(err *Error) bool {
 	h.ses.s.count.failed.Add(1)
 	h.audit(err)
+	if h.server && h.peer != nil && err.Reason != ReasonClientCertProof {
+		sum := sha256.Sum256(h.peer.Raw)
+		err.Peer = hex.EncodeToString(sum[:])
+	}
 	return err.Reason != ReasonCanceled
 }
 
@@ -200,17 +220,27 @@ func (h *serverHandshake) sendFinal(t msgType, b body) {
 	h.send(t, true, b)
 }
 
-// send writes a message; a socket that does not take it is the end of the
-// session.
+// send makes a message one of those that the next flush writes.
 func (h *serverHandshake) send(t msgType, final bool, b body) {
-	if err := h.ses.sock.write(t, h.id, final, b); err != nil {
+	h.unsent = appendFrames(h.unsent, t, h.id, final, b)
+}
+
+// flush writes what was sent; a socket that does not take it is the end of the
+// session.
+func (h *serverHandshake) flush() {
+	if len(h.unsent) == 0 {
+		return
+	}
+	if err := h.ses.sock.writeFrames(h.unsent); err != nil {
 		h.ses.cancel()
 	}
+	clear(h.unsent)
+	h.unsent = nil // the next flush may be hours away, if there is one
 }
 
 // shake runs until the verdict. nil: DONE is out.
 func (h *serverHandshake) shake(ctx context.Context) *Error {
-	conf := &tls.QUICConfig{TLSConfig: h.tlsConfig()}
+	conf := &tls.QUICConfig{TLSConfig: h.tlsConfig(), EnableSessionEvents: !h.server}
 	if h.server {
 		h.qc = tls.QUICServer(conf)
 	} else {
@@ -244,6 +274,7 @@ func (h *serverHandshake) next(ctx context.Context) (input, *Error) {
 		if in, ok := h.inbox.take(); ok {
 			return in, nil
 		}
+		h.flush()
 		select {
 		case <-h.inbox.wake:
 		case <-ctx.Done():
@@ -282,6 +313,9 @@ func (h *serverHandshake) handle(in input) *Error {
 		return &Error{Status: StatusEACCES, Alert: alertIllegalParameter, Reason: ReasonCryptoExceeded,
 			Detail: fmt.Sprintf("more than %d bytes of handshake", maxCryptoIn)}
 	}
+	if in.level == LevelInitial {
+		h.early.hear(in.data)
+	}
 	if err := h.qc.HandleData(tls.QUICEncryptionLevel(in.level), in.data); err != nil {
 		return h.explain(err)
 	}
@@ -306,7 +340,14 @@ func (h *serverHandshake) pump() error {
 			return nil
 		case tls.QUICErrorEvent:
 			return e.Err
+		case tls.QUICResumeSession:
+			h.resumeSession(e.SessionState)
+		case tls.QUICRejectedEarlyData:
+			h.sendEarly(earlyRejected, nil)
 		case tls.QUICSetReadSecret, tls.QUICSetWriteSecret:
+			if e.Level == tls.QUICEncryptionLevelEarly && !h.server {
+				h.sendEarly(earlyOffered, h.early.offered)
+			}
 			h.sendSecret(&e)
 		case tls.QUICWriteData:
 			h.sendCrypto(Level(e.Level), e.Data, false)
@@ -457,6 +498,7 @@ func (h *serverHandshake) after() {
 		}
 		switch {
 		case in.typ == msgTicket && h.server:
+			h.version = in.version
 			h.ticket()
 			return
 		case in.typ == msgCryptoIn && !h.server:
@@ -472,7 +514,7 @@ func (h *serverHandshake) after() {
 // ticket sends a session ticket, after which the QUICConn can go.
 func (h *serverHandshake) ticket() {
 	var data []byte
-	if err := h.qc.SendSessionTicket(tls.QUICSessionTicketOptions{}); err != nil {
+	if err := h.qc.SendSessionTicket(tls.QUICSessionTicketOptions{EarlyData: h.earlyTicket()}); err != nil {
 		h.ses.s.log.Warn("no session ticket", "id", h.logID, "error", printable(err.Error()))
 	} else {
 		for e := h.qc.NextEvent(); e.Kind != tls.QUICNoEvent && e.Kind != tls.QUICErrorEvent; e = h.qc.NextEvent() {
@@ -480,6 +522,7 @@ func (h *serverHandshake) ticket() {
 				data = append(data, e.Data...)
 			}
 		}
+		h.early.setAgeAdd(data)
 		h.ses.s.count.tickets.Add(1)
 	}
 	h.sendCrypto(LevelApp, data, true)
@@ -491,5 +534,16 @@ func (h *serverHandshake) store(in input) bool {
 	if in.level != LevelApp || h.continuous(in) != nil || h.gate.check(in.data) != nil {
 		return false
 	}
-	return h.qc.HandleData(tls.QUICEncryptionLevelApplication, in.data) == nil
+	if in.version != 0 {
+		h.version, h.early.session = in.version, in.session
+	}
+	if h.qc.HandleData(tls.QUICEncryptionLevelApplication, in.data) != nil {
+		return false
+	}
+	for e := h.qc.NextEvent(); e.Kind != tls.QUICNoEvent && e.Kind != tls.QUICErrorEvent; e = h.qc.NextEvent() {
+		if e.Kind == tls.QUICStoreSession {
+			h.storeSession(e.SessionState)
+		}
+	}
+	return true
 }

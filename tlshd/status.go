@@ -131,6 +131,9 @@ type Error struct {
 	Alert  uint8  // TLS alert to close the connection with, CRYPTO_ERROR 0x0100+Alert
 	Reason Reason
 	Detail string // for people: what, where, why; peer bytes are escaped
+	// Peer is the SHA-256, in hexadecimal digits, of the certificate that a
+	// client showed and that was refused; "": none, or it has not the key.
+	Peer string
 
 	cause error
 }

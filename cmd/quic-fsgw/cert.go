@@ -8,9 +8,11 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
+	"github.com/quic-fsgw/quic-fsgw/gateway/access"
 	"github.com/quic-fsgw/quic-fsgw/gateway/config"
 	"github.com/quic-fsgw/quic-fsgw/gateway/pki"
 )
@@ -38,6 +40,7 @@ func runCert(_ context.Context, io stdio, args []string) error {
 	name := fs.String("ca-name", "quic-fsgw CA", "init: common name of the CA")
 	email := fs.String("email", "", "client: e-mail `address` to put in, for identity maps")
 	upn := fs.String("upn", "", "client: user principal `name` to put in, for Windows")
+	authSys := fs.String("auth-sys", "", "client: `OID=UID:GID[,GID...]` to put in, for NFS routes with this auth_sys_oid")
 	uri := fs.String("uri", "", "client: `URI` to put in")
 	pfx := fs.Bool("pfx", false, "server, client: also a PKCS #12 file for Windows, with its password in a file beside it")
 	rest, err := certCommand.parse(io, fs, args)
@@ -73,6 +76,13 @@ func runCert(_ context.Context, io stdio, args []string) error {
 		}
 		r := pki.Request{Name: names[0], Client: true, RPC: *rpc, UPN: *upn, Life: life}
 		r.Emails, r.URIs = some(*email), some(*uri)
+		if *authSys != "" {
+			der, err := parseAuthSys(*authSys)
+			if err != nil {
+				return usagef("cert client: --auth-sys %w", err)
+			}
+			r.Others = [][]byte{der}
+		}
 		if n, err := config.NormalizeServerName(names[0]); err == nil {
 			r.DNS = []string{n}
 		}
@@ -85,6 +95,38 @@ func runCert(_ context.Context, io stdio, args []string) error {
 		return certRules(io, names, os.Stdin)
 	}
 	return usagef("cert: unknown kind %q (init, server, client or rules)", kind)
+}
+
+// parseAuthSys reads OID=UID:GID[,GID...] into a name for a certificate.
+func parseAuthSys(s string) ([]byte, error) {
+	oid, ids, _ := strings.Cut(s, "=")
+	uid, gids, ok := strings.Cut(ids, ":")
+	if !ok {
+		return nil, fmt.Errorf("%q: needs OID=UID:GID", s)
+	}
+	id, err := access.ParseOID(oid)
+	if err != nil {
+		return nil, err
+	}
+	var u access.Unix
+	for i, text := range append([]string{uid}, strings.Split(gids, ",")...) {
+		n, err := strconv.ParseUint(text, 10, 32)
+		if err != nil || n == 0 || n == 1<<32-1 {
+			return nil, fmt.Errorf("%q: %q is not a number from 1 to 4294967294", s, text)
+		}
+		switch i {
+		case 0:
+			u.UID = uint32(n)
+		case 1:
+			u.GID = uint32(n)
+		default:
+			u.Groups = append(u.Groups, uint32(n))
+		}
+	}
+	if len(u.Groups) > 16 {
+		return nil, fmt.Errorf("%q: more than 17 gids", s)
+	}
+	return access.MarshalAuthSys(id, u)
 }
 
 func some(s string) []string {

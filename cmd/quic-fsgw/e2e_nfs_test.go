@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -234,6 +235,43 @@ func TestNFSIdentity(t *testing.T) {
 	mustCLI(t, time.Minute, nil, s.as("alice", "cp", file, s.url("/hers/f"))...)
 	if r := cli(t, time.Minute, nil, s.as("bob", "rm", s.url("/hers/f"))...); r.Code != exitFailed || !strings.HasPrefix(r.Err, "quic-fsgw: rm: ") {
 		t.Errorf("bob removes alice's file: exit %d, %q", r.Code, r.Err)
+	}
+}
+
+// HOSTILE 57: a certificate may carry its user's numbers, where the route says so.
+// A row counts before it, and numbers out of bounds refuse the client.
+func TestNFSIdentityOfCertificate(t *testing.T) {
+	const oid = "1.3.6.1.4.1.55555.1"
+	a := newAuthority(t)
+	s := newNFSStage(t, nfsSetup{exports: ganeshatest.Pseudo, otherwise: "squash, auth_sys_oid: " + oid + ", auth_sys_min_uid: 3000", authority: a})
+	for who, flags := range map[string][]string{
+		"carol": {"--auth-sys", oid + "=3001:3002,3003"},
+		"alice": {"--auth-sys", oid + "=3009:3009", "--email", "alice@example.com"},
+		"dave":  {"--auth-sys", "1.3.6.1.4.1.55555.2=3005:3005"},
+		"mal":   {"--auth-sys", oid + "=2999:3002"},
+	} {
+		cert, key := a.client(who+"-numbered", flags...)
+		s.trust[who] = []string{"--ca", a.CA, "--cert", cert, "--key", key}
+	}
+	file := filepath.Join(t.TempDir(), "f")
+	randomBytesFile(t, file, 1<<16)
+	for who, ids := range map[string][2]uint32{"carol": {3001, 3002}, "alice": {aliceUID, aliceGID}, "dave": {squashUID, squashGID}} {
+		mustCLI(t, time.Minute, nil, s.as(who, "cp", file, s.url("/of-"+who))...)
+		wantOwner(t, s.nfs.Dir+"/of-"+who, ids[0], ids[1])
+	}
+	// The supplementary group counts as well.
+	shared := s.nfs.Dir + "/shared"
+	if err := os.WriteFile(shared, []byte("group's"), 0o040); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Chmod(shared, 0o040), os.Chown(shared, 1, 3003)); err != nil {
+		t.Fatal(err)
+	}
+	if r := mustCLI(t, time.Minute, nil, s.as("carol", "cat", s.url("/shared"))...); r.Out != "group's" {
+		t.Errorf("%q", r.Out)
+	}
+	if r := cli(t, time.Minute, nil, s.as("mal", "ls", s.url(""))...); r.Code != exitRemote {
+		t.Errorf("uid 2999: exit %d, %q", r.Code, r.Err)
 	}
 }
 

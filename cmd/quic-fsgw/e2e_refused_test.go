@@ -19,6 +19,7 @@ import (
 
 	"github.com/quic-fsgw/quic-fsgw/gateway/pki"
 	"github.com/quic-fsgw/quic-fsgw/gateway/reason"
+	"github.com/quic-fsgw/quic-fsgw/quic"
 	"github.com/quic-fsgw/quic-fsgw/smb/sambatest"
 )
 
@@ -35,7 +36,7 @@ type refusals struct {
 
 const secureName = "secure.test"
 
-func startRefusals(t *testing.T) *refusals {
+func startRefusals(t *testing.T, rest string) *refusals {
 	r := &refusals{backend: startCounting(t), clients: newAuthority(t), old: &authority{t: t, dir: t.TempDir()}}
 	revoked, _ := r.clients.client("revoked.corp.test")
 	crl := makeCRL(t, r.clients, revoked)
@@ -58,7 +59,7 @@ routes:
     match: {alpn: smb, server_name: [%s, %s]}
     access: staff
     smb: {backends: [%q], min_dialect: "2.1", probe: {interval: 0s}}
-`, fingerprint(t, denied), secureName, sambatest.Host, r.backend.Addr),
+%s`, fingerprint(t, denied), secureName, sambatest.Host, r.backend.Addr, rest),
 	})
 	return r
 }
@@ -152,7 +153,7 @@ func (p peer) with(a *authority, name string) peer {
 }
 
 func TestHostile62Refused(t *testing.T) {
-	r := startRefusals(t)
+	r := startRefusals(t, "")
 	strangers := newAuthority(t)
 	strangers.client("laptop.corp.test")
 	ok := peer{ServerName: secureName, CA: r.Authority.CA}.with(r.clients, "laptop.corp.test")
@@ -208,6 +209,54 @@ func TestHostile62Refused(t *testing.T) {
 		c.Close()
 	case <-time.After(e2eDeadline):
 		t.Fatal("the backend was not dialed for a client that is allowed")
+	}
+}
+
+// Who is refused hears of it late, and nobody else does: a client with an
+// allowed certificate comes in from the same address while the others wait.
+func TestRefusalsAreLate(t *testing.T) {
+	const delay = 10 * time.Second
+	r := startRefusals(t, "limits: {failure_delay: 10s}\n")
+	ok := peer{ServerName: secureName, CA: r.Authority.CA}.with(r.clients, "laptop.corp.test")
+	noCert := ok
+	noCert.Cert = ""
+	type refusal struct {
+		what string
+		from peer
+		want reason.Reason
+		conn *quic.Conn
+	}
+	// The first is refused by its rule, the others by the helper, which has until
+	// a second before the handshake's own end.
+	waiting := []*refusal{
+		{what: "denied", from: ok.with(r.clients, "denied.corp.test"), want: reason.AccessDenied},
+		{what: "revoked", from: ok.with(r.clients, "revoked.corp.test"), want: reason.RevokedCertificate},
+		{what: "no certificate", from: noCert, want: reason.NoClientCertificate},
+	}
+	began := time.Now()
+	for _, w := range waiting {
+		w.conn = w.from.mustDial(t, r.Addr)
+	}
+	conn := ok.mustDial(t, r.Addr)
+	if _, err := stream(t, conn).Write(negotiate()); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case c := <-r.backend.conns:
+		c.Close()
+	case <-waiting[0].conn.Done():
+		t.Errorf("the client that is denied heard of it before the one that is allowed was let in: %v", waiting[0].conn.Err())
+	case <-time.After(e2eDeadline):
+		t.Fatal("the backend was not dialed for a client that is allowed")
+	}
+	for _, w := range waiting {
+		err := ended(t, w.conn)
+		if code, app, remote := remoteCode(err); !remote || app || code != w.want.Code {
+			t.Errorf("%s: the client got %v, want code 0x%x", w.what, err, w.want.Code)
+		}
+		if took := time.Since(began); took < delay-2*time.Second {
+			t.Errorf("%s: heard of it after %s", w.what, took)
+		}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"github.com/quic-fsgw/quic-fsgw/gateway/config"
+	"github.com/quic-fsgw/quic-fsgw/internal/procs"
 	"github.com/quic-fsgw/quic-fsgw/tlshd"
 )
 
@@ -29,5 +30,8 @@ func runHelper(ctx context.Context, args []string) error {
 	if len(args) == 1 {
 		level = args[0]
 	}
+	fit, stop := context.WithCancel(ctx)
+	defer stop()
+	go procs.Fit(fit) // messages between two processes are what procs is for
 	return tlshd.RunHelper(ctx, newLogger(&config.Log{Level: level, Format: "auto"}, os.Stderr))
 }

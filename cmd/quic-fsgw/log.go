@@ -15,9 +15,9 @@ func newLogger(l *config.Log, w *os.File) *slog.Logger {
 		opts.Level = level
 	}
 	if l.Format == "json" || l.Format == "auto" && !isTerminal(w) {
-		return slog.New(slog.NewJSONHandler(w, opts))
+		return slog.New(slog.NewJSONHandler(newLogWriter(w), opts))
 	}
-	return slog.New(slog.NewTextHandler(w, opts))
+	return slog.New(slog.NewTextHandler(newLogWriter(w), opts))
 }
 
 // newLoggers makes all the logs of a packet process, which has its files open.
@@ -35,7 +35,7 @@ func jsonLog(target config.LogTarget, f *os.File) *slog.Logger {
 	if f == nil {
 		return nil
 	}
-	return slog.New(slog.NewJSONHandler(f, nil))
+	return slog.New(slog.NewJSONHandler(newLogWriter(f), nil))
 }
 
 func isTerminal(f *os.File) bool {

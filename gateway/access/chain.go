@@ -41,6 +41,7 @@ type Chain struct {
 	SHA256  string // of the leaf, hex, no colons
 	Names   []Name // of the leaf
 
+	others          []otherName // of the leaf, those that no rule can name
 	leaf            *x509.Certificate
 	subject, issuer dn // of the leaf
 
@@ -91,7 +92,7 @@ func ParseChain(chain [][]byte) (*Chain, error) {
 		c.Subject, c.Issuer = subject.String(), issuer.String()
 		c.Serial = cert.SerialNumber.Text(16)
 		c.SHA256 = hex.EncodeToString(c.sums[0][:])
-		if c.Names, err = alternativeNames(cert); err != nil {
+		if c.Names, c.others, err = alternativeNames(cert); err != nil {
 			return nil, fmt.Errorf("subject alternative names: %w", err)
 		}
 	}
@@ -100,8 +101,7 @@ func ParseChain(chain [][]byte) (*Chain, error) {
 
 // alternativeNames reads the extension itself: crypto/x509 skips otherName,
 // which is where Windows keeps the user principal name.
-func alternativeNames(cert *x509.Certificate) ([]Name, error) {
-	var names []Name
+func alternativeNames(cert *x509.Certificate) (names []Name, others []otherName, err error) {
 	for _, ext := range cert.Extensions {
 		if !ext.Id.Equal(oidSAN) {
 			continue
@@ -109,39 +109,46 @@ func alternativeNames(cert *x509.Certificate) ([]Name, error) {
 		var seq asn1.RawValue
 		if rest, err := asn1.Unmarshal(ext.Value, &seq); err != nil || len(rest) > 0 ||
 			seq.Class != asn1.ClassUniversal || seq.Tag != asn1.TagSequence || !seq.IsCompound {
-			return nil, errors.New("not a sequence")
+			return nil, nil, errors.New("not a sequence")
 		}
 		for rest := seq.Bytes; len(rest) > 0; {
 			var v asn1.RawValue
-			var err error
 			if rest, err = asn1.Unmarshal(rest, &v); err != nil {
-				return nil, err
+				return nil, nil, err
 			}
-			n, ok, err := generalName(v)
+			n, other, err := generalName(v)
 			if err != nil {
-				return nil, err
+				return nil, nil, err
 			}
-			if ok && !slices.Contains(names, n) {
+			if n != (Name{}) && !slices.Contains(names, n) {
 				names = append(names, n)
+			}
+			if other.id != nil {
+				if others = append(others, other); len(others) > maxOtherNames {
+					return nil, nil, fmt.Errorf("over %d names of other kinds", maxOtherNames)
+				}
 			}
 		}
 	}
-	return names, nil
+	return names, others, nil
 }
 
-// generalName reads one GeneralName of RFC 5280, Section 4.2.1.6. ok is false
-// for the kinds no rule can name.
-func generalName(v asn1.RawValue) (n Name, ok bool, err error) {
+// generalName reads one GeneralName of RFC 5280, Section 4.2.1.6. Of the kinds
+// that no rule can name n is empty; other is an otherName that is no UPN.
+func generalName(v asn1.RawValue) (n Name, other otherName, err error) {
 	if v.Class != asn1.ClassContextSpecific {
-		return n, false, errors.New("a name without a context tag")
+		return n, other, errors.New("a name without a context tag")
 	}
 	switch v.Tag {
 	case 0:
-		upn, isUPN, err := principalName(v.Bytes)
-		if err != nil || !isUPN {
-			return n, false, err
+		if other, err = parseOtherName(v.Bytes); err != nil || !other.id.Equal(oidUPN) {
+			return n, other, err
 		}
-		n = Name{kindUPN, strings.ToLower(upn)}
+		upn, err := principalName(other.value)
+		if err != nil {
+			return n, otherName{}, err
+		}
+		n, other = Name{kindUPN, strings.ToLower(upn)}, otherName{}
 	case 1:
 		n = Name{kindEmail, strings.ToLower(string(v.Bytes))}
 	case 2:
@@ -151,42 +158,45 @@ func generalName(v asn1.RawValue) (n Name, ok bool, err error) {
 	case 7:
 		ip, ok := netip.AddrFromSlice(v.Bytes)
 		if !ok {
-			return n, false, fmt.Errorf("an IP address of %d octets", len(v.Bytes))
+			return n, other, fmt.Errorf("an IP address of %d octets", len(v.Bytes))
 		}
 		n = Name{kindIP, ip.Unmap().String()}
 	default:
-		return n, false, nil
+		return n, other, nil
 	}
 	// "alice@evil\x00.example.com" must not end up under *.example.com.
 	if strings.ContainsFunc(n.Value, func(r rune) bool { return r < 0x20 || r == 0x7f || r == 0xfffd }) {
-		return n, false, fmt.Errorf("control characters in %s name %q", n.Kind, n.Value)
+		return n, other, fmt.Errorf("control characters in %s name %q", n.Kind, n.Value)
 	}
-	return n, true, nil
+	return n, other, nil
 }
 
-// principalName reads the inside of an otherName.
-func principalName(b []byte) (upn string, ok bool, err error) {
-	var id asn1.ObjectIdentifier
-	rest, err := asn1.Unmarshal(b, &id)
+// parseOtherName reads the inside of an otherName.
+func parseOtherName(b []byte) (n otherName, err error) {
+	rest, err := asn1.Unmarshal(b, &n.id)
 	if err != nil {
-		return "", false, err
+		return otherName{}, err
 	}
-	if !id.Equal(oidUPN) {
-		return "", false, nil
-	}
-	var outer, inner asn1.RawValue
+	var outer asn1.RawValue
 	if rest, err = asn1.Unmarshal(rest, &outer); err != nil || len(rest) > 0 ||
 		outer.Class != asn1.ClassContextSpecific || outer.Tag != 0 {
-		return "", false, errors.New("malformed user principal name")
+		return otherName{}, fmt.Errorf("malformed name of kind %s", n.id)
 	}
-	if rest, err = asn1.Unmarshal(outer.Bytes, &inner); err != nil || len(rest) > 0 {
-		return "", false, errors.New("malformed user principal name")
+	n.value = outer.Bytes
+	return n, nil
+}
+
+// principalName reads the value of a user principal name.
+func principalName(der []byte) (string, error) {
+	var inner asn1.RawValue
+	if rest, err := asn1.Unmarshal(der, &inner); err != nil || len(rest) > 0 {
+		return "", errors.New("malformed user principal name")
 	}
 	s, ok := stringValue(inner)
 	if !ok {
-		return "", false, errors.New("user principal name is not a string")
+		return "", errors.New("user principal name is not a string")
 	}
-	return s, true, nil
+	return s, nil
 }
 
 // lowerAuthority lowers the scheme and the host of a URI, which compare

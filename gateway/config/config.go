@@ -12,7 +12,11 @@
 //	min,max  bounds, inclusive, in the file's own notation
 package config
 
-import "github.com/quic-fsgw/quic-fsgw/gateway/access"
+import (
+	"encoding/asn1"
+
+	"github.com/quic-fsgw/quic-fsgw/gateway/access"
+)
 
 // Config is a whole, checked file. Parse fills every field: an absent key has
 // its default. The zero Config is not valid.
@@ -66,6 +70,7 @@ type Tlshd struct {
 	CRL          []Path        `yaml:"crl" doc:"Revocation lists for client certificates; PEM or DER"`
 	CRLExpired   string        `yaml:"crl_expired" default:"refuse" enum:"refuse|warn" doc:"What a list past its nextUpdate does to the clients of that CA"`
 	TicketKeys   Path          `yaml:"ticket_keys" default:"" doc:"File of session ticket keys shared by several gateways; empty: made at start, kept by the helper"`
+	UnsafeKeyLog Path          `yaml:"unsafe_key_log" default:"" doc:"File that the TLS secrets of all connections are appended to, as SSLKEYLOGFILE has them: who reads it can read all traffic. For finding faults only; the environment variable is never looked at"`
 }
 
 // Certificate is one server certificate: either Cert and Key, or PFX.
@@ -138,6 +143,7 @@ type SMB struct {
 	Backends   []string      `yaml:"backends" doc:"host:port of the SMB servers; port 445 where none is given"`
 	Policy     string        `yaml:"policy" default:"failover" enum:"failover|sticky" doc:"failover: the first that answers; sticky: a client keeps its server"`
 	MinDialect string        `yaml:"min_dialect" default:"3.1.1" enum:"2.0.2|2.1|3.0|3.0.2|3.1.1" doc:"Lowest SMB dialect let through"`
+	NTLM       string        `yaml:"ntlm" default:"allow" enum:"allow|deny" doc:"deny: no logon but by Kerberos passes, so that nobody's NTLM logon can be relayed to these servers"`
 	NamedPipes string        `yaml:"named_pipes" default:"deny" enum:"deny|allow" doc:"Named pipes, where the traffic can be seen"`
 	Shares     []string      `yaml:"shares" doc:"Shares that may be used, where the traffic can be seen; empty: all"`
 	ShareMap   []ShareRow    `yaml:"share_map" doc:"Clients that may use other shares than the rest; the first row that matches decides"`
@@ -148,10 +154,11 @@ type SMB struct {
 	Limits     BackendLimits `yaml:"limits" doc:"Bounds on what one backend gets, shared fairly by its clients"`
 }
 
-// ShareRow is what one client may use; exactly one of SAN and SHA256 is set.
+// ShareRow is what one client may use; exactly one of SAN, SHA256 and Tag is set.
 type ShareRow struct {
 	SAN    string   `yaml:"san" default:"" doc:"As in access rules, such as dns:*.corp.example.com"`
 	SHA256 string   `yaml:"sha256" default:"" doc:"SHA-256 of the client's own certificate"`
+	Tag    string   `yaml:"tag" default:"" doc:"One of tags"`
 	Shares []string `yaml:"shares" doc:"Shares it may use, where the traffic can be seen, instead of the route's"`
 
 	Matcher access.Matcher `yaml:"-"`
@@ -206,17 +213,22 @@ type Ports struct {
 
 // Identity maps certificates to AUTH_SYS credentials.
 type Identity struct {
-	Map       []MapRow `yaml:"map" doc:"First row that matches decides"`
-	MapFile   Path     `yaml:"map_file" default:"" doc:"More rows, one a line, after those of map; read again at a reload"`
-	Otherwise string   `yaml:"otherwise" default:"squash" enum:"squash|refuse" doc:"What happens to a client no row matches"`
-	SquashUID int      `yaml:"squash_uid" default:"65534" min:"1" max:"4294967294" doc:"User of squashed clients"`
-	SquashGID int      `yaml:"squash_gid" default:"65534" min:"1" max:"4294967294" doc:"Group of squashed clients"`
+	Map        []MapRow `yaml:"map" doc:"First row that matches decides"`
+	MapFile    Path     `yaml:"map_file" default:"" doc:"More rows, one a line, after those of map; read again at a reload"`
+	AuthSysOID string   `yaml:"auth_sys_oid" default:"" doc:"Object identifier under which a client's own certificate may carry its uid and gids, as RPCAuthSys of draft-cel-nfsv4-rpc-tls-othername; it counts where no row matches; empty: never. Use a client_ca for such certificates alone"`
+	AuthSysMin int      `yaml:"auth_sys_min_uid" default:"1000" min:"1" max:"4294967294" doc:"Lowest uid that a certificate may carry; a client with a lower one is refused"`
+	Otherwise  string   `yaml:"otherwise" default:"squash" enum:"squash|refuse" doc:"What happens to a client no row matches"`
+	SquashUID  int      `yaml:"squash_uid" default:"65534" min:"1" max:"4294967294" doc:"User of squashed clients"`
+	SquashGID  int      `yaml:"squash_gid" default:"65534" min:"1" max:"4294967294" doc:"Group of squashed clients"`
+
+	AuthSys asn1.ObjectIdentifier `yaml:"-"` // AuthSysOID, nil where it is empty
 }
 
-// MapRow maps one client to a user; exactly one of SAN and SHA256 is set.
+// MapRow maps one client to a user; exactly one of SAN, SHA256 and Tag is set.
 type MapRow struct {
 	SAN     string   `yaml:"san" default:"" doc:"As in access rules, such as email:alice@example.com"`
 	SHA256  string   `yaml:"sha256" default:"" doc:"SHA-256 of the client's own certificate"`
+	Tag     string   `yaml:"tag" default:"" doc:"One of tags"`
 	UID     int      `yaml:"uid" min:"0" max:"4294967294" doc:"User number; 0 only when written here"`
 	GID     int      `yaml:"gid" min:"0" max:"4294967294" doc:"Group number"`
 	Groups  []int    `yaml:"groups" min:"0" max:"4294967294" doc:"Further groups, at most 16"`
@@ -247,14 +259,15 @@ type QUIC struct {
 
 // Limits bound what clients can take.
 type Limits struct {
-	Connections                   int  `yaml:"connections" default:"10000" min:"1" max:"10000000" doc:"Connections at a time"`
-	ConnectionsPerClient          int  `yaml:"connections_per_client" default:"64" min:"1" max:"10000000" doc:"Connections of one client at a time: of a certificate, or where none is asked for, of a source address"`
-	HandshakesPerSecond           int  `yaml:"handshakes_per_second" default:"2000" min:"1" max:"10000000" doc:"New handshakes a second; more are refused"`
-	HandshakesPerSecondPerAddress int  `yaml:"handshakes_per_second_per_address" default:"50" min:"1" max:"10000000" doc:"New handshakes a second from one address; more are refused; loopback is exempt"`
-	StreamsPerClient              int  `yaml:"streams_per_client" default:"0" min:"0" max:"10000000" doc:"RPC streams of one client at a time, over all its connections; 0: no limit"`
-	BytesPerSecondPerClient       Size `yaml:"bytes_per_second_per_client" default:"0" min:"0" max:"1TiB" doc:"Bytes a second of one client, both directions and all its connections together; 0: no limit"`
-	RequestsPerSecondPerClient    int  `yaml:"requests_per_second_per_client" default:"0" min:"0" max:"100000000" doc:"SMB messages or RPC calls a second of one client; 0: no limit"`
-	Memory                        Size `yaml:"memory" default:"1GiB" min:"16MiB" max:"16TiB" doc:"Bytes held in buffers"`
+	Connections                   int      `yaml:"connections" default:"10000" min:"1" max:"10000000" doc:"Connections at a time"`
+	ConnectionsPerClient          int      `yaml:"connections_per_client" default:"64" min:"1" max:"10000000" doc:"Connections of one client at a time: of a certificate, or where none is asked for, of a source address"`
+	HandshakesPerSecond           int      `yaml:"handshakes_per_second" default:"2000" min:"1" max:"10000000" doc:"New handshakes a second; more are refused"`
+	HandshakesPerSecondPerAddress int      `yaml:"handshakes_per_second_per_address" default:"50" min:"1" max:"10000000" doc:"New handshakes a second from one address; more are refused; loopback is exempt"`
+	FailureDelay                  Duration `yaml:"failure_delay" default:"2s" min:"0s" max:"10s" doc:"Refused handshakes and refused SMB logons are answered this much later, one after the other for a client: for a certificate, or where none was shown for an address; clients that are let in never wait; 0s: at once"`
+	StreamsPerClient              int      `yaml:"streams_per_client" default:"0" min:"0" max:"10000000" doc:"RPC streams of one client at a time, over all its connections; 0: no limit"`
+	BytesPerSecondPerClient       Size     `yaml:"bytes_per_second_per_client" default:"0" min:"0" max:"1TiB" doc:"Bytes a second of one client, both directions and all its connections together; 0: no limit"`
+	RequestsPerSecondPerClient    int      `yaml:"requests_per_second_per_client" default:"0" min:"0" max:"100000000" doc:"SMB messages or RPC calls a second of one client; 0: no limit"`
+	Memory                        Size     `yaml:"memory" default:"1GiB" min:"16MiB" max:"16TiB" doc:"Bytes held in buffers"`
 }
 
 // Admin is the inside view.
@@ -287,4 +300,5 @@ type Client struct {
 	Key                Path   `yaml:"key" default:"" doc:"Its private key"`
 	ServerName         string `yaml:"server_name" default:"" doc:"Name to ask for and to verify, instead of the URL's host"`
 	InsecureSkipVerify bool   `yaml:"insecure_skip_verify" default:"false" doc:"Do not verify the server; for experiments only"`
+	UnsafeKeyLog       Path   `yaml:"unsafe_key_log" default:"" doc:"As tlshd.unsafe_key_log, for the connections of client commands"`
 }

@@ -60,8 +60,9 @@ routes:
       ports: {mount: 20048, portmap: 111}
       exports: [/srv/home]
       identity:
-        map: [{san: "email:alice@example.com", uid: 1001, gid: 1001, groups: [100]}]
+        map: [{san: "email:alice@example.com", uid: 1001, gid: 1001, groups: [100]}, {tag: lab-laptops, uid: 1002, gid: 1002}]
         map_file: ""
+        auth_sys_oid: 1.3.6.1.4.1.55555.1
         otherwise: squash
   - name: web
     match: {alpn: h3}
@@ -215,6 +216,8 @@ func TestErrors(t *testing.T) {
 		{"alias bomb", "a: &a [x,x,x,x,x,x,x,x,x,x]\nlisten: *a\n", "unknown key"},
 		{"groups", smb("{name: r, match: {server_name: a.test}, access: staff, nfs: {backends: [n], identity: {map: [{san: 'dns:a', uid: 1, gid: 1, groups: [1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17]}]}}}"), "at most 16"},
 		{"unknown tag", "access: {x: {client_certificate: required, allow: [{tag: nobody}]}}\n" + minimal, `there is no tag "nobody"`},
+		{"no object identifier", smb("{name: r, match: {server_name: a.test}, access: staff, nfs: {backends: [n], identity: {auth_sys_oid: rpcAuthSys}}}"), "not an object identifier"},
+		{"two ways to name a client", smb("{name: r, match: {server_name: a.test}, access: staff, nfs: {backends: [n], identity: {map: [{san: 'dns:a', tag: x, uid: 1, gid: 1}]}}}"), "exactly one of san, sha256 and tag"},
 		{"empty tag", "tags: {x: []}\n" + minimal, "would be everybody's"},
 		{"unknown field", "tags: {x: [{field: shoe_size, match: XL}]}\n" + minimal, `there is no field "shoe_size"`},
 		{"route twice", smb("{name: r, match: {server_name: a.test}, access: staff, smb: {backends: [n]}}\n  - {name: r, match: {server_name: b.test}, access: staff, smb: {backends: [n]}}"), "has the name r already"},
@@ -413,9 +416,12 @@ func TestLoadResolvesPaths(t *testing.T) {
 }
 
 func TestMapFile(t *testing.T) {
-	rows, err := ParseMapFile("rows", []byte("{san: 'email:bob@example.com', uid: 4294967294, gid: 8, groups: [9, 10]}\n"))
+	rows, err := (&Config{}).ParseMapFile("rows", []byte("{san: 'email:bob@example.com', uid: 4294967294, gid: 8, groups: [9, 10]}\n"))
 	if err != nil {
 		t.Fatal(err)
+	}
+	if _, err := (&Config{}).ParseMapFile("rows", []byte("{tag: staff, uid: 7, gid: 8}\n")); err == nil || !strings.Contains(err.Error(), `there is no tag "staff"`) {
+		t.Errorf("a tag that is not there: %v", err)
 	}
 	m := (&Identity{}).Compile(rows)
 	if len(m) != 1 || m[0].Unix.UID != 4294967294 || m[0].Unix.Groups[1] != 10 {
@@ -494,7 +500,7 @@ func FuzzParseMapFile(f *testing.F) {
 	f.Add([]byte("# x\n\n{san: 'email:a@b', uid: 1, gid: 2, groups: [3]}\n{sha256: x}\n"))
 	f.Add([]byte("{uid\n&a [*a]\n- 1\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		rows, err := ParseMapFile("rows", data)
+		rows, err := (&Config{}).ParseMapFile("rows", data)
 		if err == nil && len((&Identity{}).Compile(rows)) != len(rows) {
 			t.Error("rows got lost")
 		}

@@ -18,10 +18,10 @@ const (
 )
 
 // compileRow checks one identity row.
-func compileRow(d *decoder, path string, r *MapRow) {
-	r.Matcher = compileClient(d, path, r.SAN, r.SHA256)
-	if r.SAN != "" && r.Matcher.HasWildcard() {
-		d.warnAt(join(path, "san"), "one row per user", "every client that matches becomes uid %d, and they can take each other's NFS state", r.UID)
+func compileRow(d *decoder, tags []*access.Tag, path string, r *MapRow) {
+	r.Matcher = compileClient(d, tags, path, Matcher{SAN: r.SAN, SHA256: r.SHA256, Tag: r.Tag})
+	if (r.SAN != "" || r.Tag != "") && r.Matcher.HasWildcard() {
+		d.warnAt(path, "one row per user", "every client that matches becomes uid %d, and they can take each other's NFS state", r.UID)
 	}
 	checkExports(d, join(path, "exports"), r.Exports)
 	if len(r.Groups) > maxGroups {
@@ -30,21 +30,19 @@ func compileRow(d *decoder, path string, r *MapRow) {
 }
 
 // compileClient reads the part of a row that says whose it is.
-func compileClient(d *decoder, path, san, sum string) (m access.Matcher) {
-	var err error
-	switch {
-	case (san == "") == (sum == ""):
-		d.errorAt(path, "", "needs exactly one of san and sha256")
-	case san != "":
-		if m, err = access.SAN(san); err != nil {
-			d.errorAt(join(path, "san"), "", "%v", err)
-		}
-	default:
-		if m, err = access.SHA256(sum); err != nil {
-			d.errorAt(join(path, "sha256"), "", "%v", err)
+func compileClient(d *decoder, tags []*access.Tag, path string, m Matcher) access.Matcher {
+	n := 0
+	for _, v := range []string{m.SAN, m.SHA256, m.Tag} {
+		if v != "" {
+			n++
 		}
 	}
-	return m
+	if n != 1 {
+		d.errorAt(path, "", "needs exactly one of san, sha256 and tag")
+		return access.Matcher{}
+	}
+	am, _ := compileMatcher(d, tags, path, m)
+	return am
 }
 
 // Compile joins the rows of the file and those of its map file, which the
@@ -67,15 +65,16 @@ func (c *Config) LoadMapFile(name Path) ([]MapRow, error) {
 	if err != nil {
 		return nil, err
 	}
-	return ParseMapFile(string(name), data)
+	return c.ParseMapFile(string(name), data)
 }
 
 // ParseMapFile reads identity rows, one a line, written as in map:
 //
 //	{san: "email:alice@example.com", uid: 1001, gid: 1001, groups: [100]}
 //
-// Empty lines and lines that begin with # are skipped. The error is Problems.
-func ParseMapFile(name string, data []byte) ([]MapRow, error) {
+// Empty lines and lines that begin with # are skipped. Tags are those of c. The
+// error is Problems.
+func (c *Config) ParseMapFile(name string, data []byte) ([]MapRow, error) {
 	var rows []MapRow
 	var problems Problems
 	line := 0
@@ -90,7 +89,7 @@ func ParseMapFile(name string, data []byte) ([]MapRow, error) {
 				What: fmt.Sprintf("stopped reading: more than %d rows, or too many errors", maxMapRows)})
 			break
 		}
-		row, ps := parseMapRow(name, line, text)
+		row, ps := parseMapRow(name, line, text, c.tags)
 		problems = append(problems, ps...)
 		rows = append(rows, row)
 	}
@@ -100,7 +99,7 @@ func ParseMapFile(name string, data []byte) ([]MapRow, error) {
 	return rows, nil
 }
 
-func parseMapRow(name string, line int, text []byte) (row MapRow, ps Problems) {
+func parseMapRow(name string, line int, text []byte, tags []*access.Tag) (row MapRow, ps Problems) {
 	root, p := parseYAML(name, text)
 	if p != nil {
 		p.Line, p.Hint = line, `such as {san: "email:alice@example.com", uid: 1001, gid: 1001}`
@@ -108,7 +107,7 @@ func parseMapRow(name string, line int, text []byte) (row MapRow, ps Problems) {
 	}
 	d := &decoder{file: name, lineBase: line - 1, pos: map[string]*yaml.Node{}}
 	if d.node(root, "", reflect.ValueOf(&row).Elem(), "", 0) {
-		compileRow(d, "", &row)
+		compileRow(d, tags, "", &row)
 	}
 	return row, d.problems
 }

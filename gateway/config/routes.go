@@ -5,6 +5,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/quic-fsgw/quic-fsgw/gateway/access"
 )
 
 func checkRoutes(d *decoder, c *Config) {
@@ -89,7 +91,7 @@ func checkTarget(d *decoder, c *Config, path string, r *Route) {
 		checkShares(d, path+".smb.shares", r.SMB.Shares)
 		for j := range r.SMB.ShareMap {
 			row, at := &r.SMB.ShareMap[j], fmt.Sprintf("%s.smb.share_map[%d]", path, j)
-			row.Matcher = compileClient(d, at, row.SAN, row.SHA256)
+			row.Matcher = compileClient(d, c.tags, at, Matcher{SAN: row.SAN, SHA256: row.SHA256, Tag: row.Tag})
 			checkShares(d, at+".shares", row.Shares)
 			if len(row.Shares) == 0 {
 				d.errorAt(at+".shares", "shares: [NAME]", "needs at least one share")
@@ -208,16 +210,22 @@ func checkNFS(d *decoder, c *Config, path string, r *Route) {
 	checkExports(d, path+".v4_exports", n.V4Exports)
 	id := &n.Identity
 	for i := range id.Map {
-		compileRow(d, fmt.Sprintf("%s.identity.map[%d]", path, i), &id.Map[i])
+		compileRow(d, c.tags, fmt.Sprintf("%s.identity.map[%d]", path, i), &id.Map[i])
 	}
-	mapped := len(id.Map) > 0 || id.MapFile != ""
+	if id.AuthSysOID != "" {
+		var err error
+		if id.AuthSys, err = access.ParseOID(id.AuthSysOID); err != nil {
+			d.errorAt(path+".identity.auth_sys_oid", "", "%v", err)
+		}
+	}
+	mapped := len(id.Map) > 0 || id.MapFile != "" || id.AuthSysOID != ""
 	rule, ok := c.Access[r.Access]
 	certificates := ok && rule.ClientCertificate != "none"
 	switch {
 	case mapped && !certificates:
-		d.warnAt(path+".identity", "", "rows match certificates, and access %s asks for none", r.Access)
+		d.warnAt(path+".identity", "", "certificates decide, and access %s asks for none", r.Access)
 	case !mapped && id.Otherwise == "refuse":
-		d.errorAt(path+".identity", "", "otherwise: refuse without a row refuses everybody")
+		d.errorAt(path+".identity", "", "otherwise: refuse without a row or auth_sys_oid refuses everybody")
 	}
 }
 

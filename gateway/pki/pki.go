@@ -106,6 +106,7 @@ type Request struct {
 	Emails []string
 	UPN    string // user principal name, for Windows
 	URIs   []string
+	Others [][]byte // further names, DER: otherNames
 	Life   time.Duration
 }
 
@@ -198,6 +199,9 @@ func alternativeNames(r Request) (pkix.Extension, error) {
 		if err != nil {
 			return pkix.Extension{}, fmt.Errorf("user principal name %q: %w", r.UPN, err)
 		}
+		names = append(names, asn1.RawValue{FullBytes: der})
+	}
+	for _, der := range r.Others {
 		names = append(names, asn1.RawValue{FullBytes: der})
 	}
 	if len(names) == 0 {

@@ -115,6 +115,7 @@ var (
 		{"named_pipe", SMB, 0x2, "policy", "A named pipe was opened where named_pipes is deny"},
 		{"share", SMB, 0x2, "policy", "A share outside the route's shares was connected"},
 		{"logons", SMB, 0x2, "policy", "Too many refused logons are waiting for their delay"},
+		{"ntlm", SMB, 0x2, "policy", "A logon other than by Kerberos where ntlm is deny"},
 		{"protection", SMB, 0x2, "policy", "Less signing or encryption than protection asks for"},
 		{"backend_limit", SMB, 0x3, "backend unreachable", "The backends have as many connections as limits.connections lets them have"},
 		{"backend_unreachable", SMB, 0x3, "backend unreachable", "No backend could be dialed and answered NEGOTIATE in time"},

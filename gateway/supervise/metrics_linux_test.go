@@ -76,8 +76,20 @@ routes:
 		t.Fatal(err)
 	}
 	reg, log := admin.NewRegistry(), slog.New(slog.DiscardHandler)
-	w := &packetProcess{client: tlshd.NewClient(tlshd.ClientOptions{})}
-	defer w.client.Close()
+	_, ca, err := pki.NewCA(time.Now(), "a CA of clients", time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	caFile := filepath.Join(t.TempDir(), "ca.pem")
+	if err := ca.Write(caFile, filepath.Join(t.TempDir(), "ca.key")); err != nil {
+		t.Fatal(err)
+	}
+	helper, err := tlshd.NewLocal(tlshd.Config{ClientCA: []string{caFile}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer helper.Close()
+	w := &packetProcess{client: helper.Client}
 	w.registerHelper(reg)
 	g, err := gateway.New(cfg, []gateway.Listener{{Addr: cfg.Listen[0].UDP, Group: group}}, gateway.Options{
 		Handshaker: quic.TLS(server), Logger: log, Registry: reg,

@@ -292,9 +292,30 @@ func (w *packetProcess) registerHelper(reg *admin.Registry) {
 	reg.PullCounter("quicfsgw_helper_restarts_total", "Times the helper went away on its own.", func(emit func(float64, ...string)) {
 		emit(float64(w.client.Stats().Lost))
 	})
+	reg.PullGauge("quicfsgw_expiry_timestamp_seconds", "When the first certificate (kind certificate), CA (ca) or revocation list (crl) in a file ends, in seconds since 1970.", w.pullExpiries, "kind", "file")
 	reg.PullGauge("quicfsgw_helper_in_flight", "Handshakes under way in the helper.", func(emit func(float64, ...string)) {
 		emit(float64(w.client.Stats().InFlight))
 	})
+}
+
+// helperAskTimeout bounds a question to the helper for a page of metrics.
+const helperAskTimeout = time.Second
+
+// pullExpiries asks the helper, which alone has read the files.
+func (w *packetProcess) pullExpiries(emit func(float64, ...string)) {
+	ctx, cancel := context.WithTimeout(context.Background(), helperAskTimeout)
+	defer cancel()
+	st, err := w.client.ServerStats(ctx)
+	if err != nil {
+		return // between two helpers
+	}
+	seen := map[[2]string]bool{}
+	for _, e := range st.Expiries { // the soonest first
+		if k := [2]string{e.Kind, e.File}; !seen[k] {
+			seen[k] = true
+			emit(float64(e.At.Unix()), e.Kind, e.File)
+		}
+	}
 }
 
 // serveAdmin answers the admin addresses.

@@ -93,6 +93,7 @@ var rules = []rule{
 	{dir: "gateway/access"},
 	{dir: "gateway/forward", ours: []string{"quic/wire", "quic/protect", "quic/udp"}, others: []string{"golang.org/x/sys", "golang.org/x/crypto"}},
 	{dir: "gateway/reason"},
+	{dir: "gateway/kdcproxy"},
 	{dir: "gateway/admin"},
 	{dir: "gateway/config", ours: []string{"gateway/access"}, others: []string{"gopkg.in/yaml.v3"}},
 	{dir: "gateway/client", deny: []string{"gateway/admin"}},

@@ -28,9 +28,10 @@ type Server struct {
 	Mount string // host:port of mountd
 	Dir   string // the directory that is exported as Pseudo; mode 1777
 
-	cmd    *exec.Cmd
-	output *tail
-	exited chan struct{} // closed when the process has ended
+	cmd     *exec.Cmd
+	output  *tail
+	exited  chan struct{} // closed when the process has ended
+	restart func() error
 }
 
 // Options change how Start sets the server up.
@@ -71,6 +72,7 @@ func StartOptions(t testing.TB, o Options) *Server {
 	for range 5 {
 		s := &Server{Dir: export, NFS: freeAddress(t), Mount: freeAddress(t)}
 		if err = s.start(run, preload); err == nil {
+			s.restart = func() error { return s.start(run, preload) }
 			t.Cleanup(s.Stop)
 			return s
 		}
@@ -197,6 +199,14 @@ func (s *Server) start(run, preload string) error {
 func (s *Server) Stop() {
 	s.cmd.Process.Signal(syscall.SIGKILL)
 	<-s.exited
+}
+
+// Restart runs a stopped server again, at the same addresses and with the same files.
+func (s *Server) Restart(t testing.TB) {
+	t.Helper()
+	if err := s.restart(); err != nil {
+		t.Fatalf("ganeshatest: again: %v", err)
+	}
 }
 
 // tail keeps the end of the server's log.

@@ -68,11 +68,14 @@ func (h *headerKey) wake() {
 }
 
 // mask sets h.out[:5] to the mask of sample, which has SampleLen bytes.
-func (h *headerKey) mask(sample []byte) {
+func (h *headerKey) mask(sample []byte) { h.maskTo(&h.out, sample) }
+
+// maskTo sets out[:5].
+func (h *headerKey) maskTo(out *[aes.BlockSize]byte, sample []byte) {
 	h.wake()
 	if h.block != nil {
 		// RFC 9001, Section 5.4.3: "mask = AES-ECB(hp_key, sample)"
-		h.block.Encrypt(h.out[:], sample)
+		h.block.Encrypt(out[:], sample)
 		return
 	}
 	// RFC 9001, Section 5.4.4: "The first 4 bytes of the sampled ciphertext are
@@ -85,15 +88,15 @@ func (h *headerKey) mask(sample []byte) {
 		panic("quic/protect: chacha20 refused key or nonce of fixed length: " + err.Error())
 	}
 	c.SetCounter(binary.LittleEndian.Uint32(sample))
-	clear(h.out[:])
-	c.XORKeyStream(h.out[:5], h.out[:5])
+	clear(out[:])
+	c.XORKeyStream(out[:5], out[:5])
 }
 
 // Bits of the first byte that are protected.
 //
-// RFC 9001, Section 5.4.1: "The four least significant bits of the first byte
-// are protected for packets with long headers; the five least significant bits
-// of the first byte are protected for packets with short headers."
+// RFC 9001, Section 5.4: "The four least significant bits of the first byte are
+// protected for packets with long headers; the five least significant bits of
+// the first byte are protected for packets with short headers."
 const (
 	longMask  = 0x0f
 	shortMask = 0x1f
@@ -127,11 +130,16 @@ func MinPayload(pnLen int) int { return samplePastPN + SampleLen - TagLen - pnLe
 // packet number of pnLen (1 to 4) bytes begins at pnOffset. pkt must have
 // SampleLen bytes from pnOffset+4 on (see MinPayload).
 func (k *Key) ProtectHeader(pkt []byte, pnOffset, pnLen int) {
+	k.header.protect(pkt, pnOffset, pnLen, &k.header.out)
+}
+
+// protect is ProtectHeader with memory for the mask.
+func (h *headerKey) protect(pkt []byte, pnOffset, pnLen int, mask *[aes.BlockSize]byte) {
 	at := pnOffset + samplePastPN
-	k.header.mask(pkt[at : at+SampleLen])
-	pkt[0] ^= k.header.out[0] & firstByteMask(pkt[0])
+	h.maskTo(mask, pkt[at:at+SampleLen])
+	pkt[0] ^= mask[0] & firstByteMask(pkt[0])
 	for i := range pnLen {
-		pkt[pnOffset+i] ^= k.header.out[1+i]
+		pkt[pnOffset+i] ^= mask[1+i]
 	}
 }
 

@@ -20,9 +20,9 @@ var (
 // takes.
 //
 // RFC 9001, Section 5.8: "The Retry Integrity Tag is a 128-bit field that is
-// computed as the output of AEAD_AES_128_GCM used with the following inputs"
-// "The plaintext, P, is empty." "The associated data, A, is the contents of
-// the Retry Pseudo-Packet"
+// computed as the output of AEAD_AES_128_GCM [...] used with the following
+// inputs" "The plaintext, P, is empty." "The associated data, A, is the
+// contents of the Retry Pseudo-Packet"
 func RetryTag(v wire.Version, originalDst wire.ConnID, retryWithoutTag []byte) (tag [TagLen]byte) {
 	p, err := paramsOf(v)
 	if err != nil {

@@ -188,8 +188,8 @@ func TestPacketThreshold(t *testing.T) {
 		{"two later", 1 << 60, 2, nil},
 		{"three later", 1 << 60, 3, []uint64{0}},
 		{"four later", 1 << 60, 4, []uint64{0, 1}},
-		// RFC 9002, Appendix A.10: "The use of kPacketThreshold here assumes
-		// that there were no sender-induced gaps" holds for what is counted.
+		// RFC 9002, Appendix A.10: the packet threshold assumes that
+		// the sender leaves no gaps holds for what is counted.
 		{"two later and a gap", 2, 3, nil},
 		{"three later and a gap", 2, 4, []uint64{0}},
 	} {

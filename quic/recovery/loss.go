@@ -173,7 +173,10 @@ func (l *Loss) Tracked(space Space) int { return l.spaces[space].ring.n }
 // Full reports that as many packets are outstanding in space as are worth
 // remembering; nothing but probes should be sent until some are acknowledged.
 // A window full of tiny packets is the only way to get there.
-func (l *Loss) Full(space Space) bool { return l.spaces[space].ring.n >= maxTracked }
+func (l *Loss) Full(space Space) bool { return l.Room(space) == 0 }
+
+// Room is how many more packets are worth remembering in space.
+func (l *Loss) Room(space Space) int { return max(0, maxTracked-l.spaces[space].ring.n) }
 
 // Sent records that p was sent at now with the number NextPN gave, and
 // completes it. p is copied, its records too. It panics if the number was used before, because then a

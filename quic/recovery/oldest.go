@@ -4,8 +4,9 @@ package recovery
 // that are neither acknowledged nor lost, oldest first. What they carried is
 // worth sending again when a probe timeout fires.
 //
-// RFC 9002, Section 6.2.4: "When the PTO timer expires, and there is new or
-// previously sent unacknowledged data, it MUST be sent."
+// RFC 9002, Section 6.2.4: "An endpoint SHOULD include new data in packets that
+// are sent on PTO expiration. Previously sent data MAY be sent if no new data
+// can be sent."
 func (l *Loss) Oldest(space Space, n int, f func(*SentPacket)) {
 	r := &l.spaces[space].ring
 	for i := 0; i < r.n && n > 0; i++ {

@@ -36,8 +36,8 @@ func TestRTTUpdate(t *testing.T) {
 		// initialization, smoothed_rtt and rttvar are set as follows:"
 		// "smoothed_rtt = latest_rtt" "rttvar = latest_rtt / 2"
 		{"first", []sample{{100 * ms, 30 * ms}}, true, 100 * ms, 100 * ms, 50 * ms},
-		// RFC 9002, Section 5.2: "min_rtt MUST be set to the lesser of min_rtt
-		// and latest_rtt on all other samples."
+		// RFC 9002, Section 5.2: "min_rtt MUST be set to the lesser of
+		// min_rtt and latest_rtt [...] on all other samples."
 		{"smaller", []sample{{100 * ms, 0}, {60 * ms, 0}}, true, 60 * ms, 95 * ms, 47500 * time.Microsecond},
 		// RFC 9002, Appendix A.7: "rttvar = 3/4 * rttvar + 1/4 *
 		// abs(smoothed_rtt - adjusted_rtt)", then "smoothed_rtt = 7/8 *

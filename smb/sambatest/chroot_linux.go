@@ -47,7 +47,7 @@ func command(t testing.TB, ctx context.Context, dir string, args ...string) *exe
 		t.Fatal(err)
 	}
 	cmd := exec.CommandContext(ctx, "/bin/sh", append([]string{"-c", enter, "sh", tree, dir}, args...)...)
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C.UTF-8"}
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C.UTF-8", "KRB5_CONFIG=/mnt/krb5.conf", "KRB5CCNAME=FILE:/mnt/tickets"}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		// The first process of a process namespace takes all others with it.
 		Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID,

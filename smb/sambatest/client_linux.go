@@ -19,6 +19,7 @@ type Target struct {
 	CA       string        // QUIC: PEM file with the CA that signed a certificate for Host; "": any certificate goes
 	User     string        // default User
 	Password string        // default Password
+	KDC      *KDC          // log on by its tickets alone; nil: by the password and NTLM
 	Options  []string      // smb.conf lines: "client signing = required", "client max protocol = SMB2_10"
 	Limit    time.Duration // default 60 s
 	Work     string        // directory the client sees as /mnt (local files: /mnt/name); default a temporary one
@@ -59,8 +60,16 @@ func (g *Target) args(t testing.TB) []string {
 		}
 		options = append(options, "tls verify peer = "+verify)
 	}
-	options = append(options, fmt.Sprintf("client smb transports = %s:%d", transport, g.Port), "client use kerberos = off")
-	args := []string{"//" + Host + "/" + Share, "-s", "/dev/null", "-U", g.User + "%" + g.Password}
+	options = append(options, fmt.Sprintf("client smb transports = %s:%d", transport, g.Port))
+	who := []string{"-U", g.User + "%" + g.Password}
+	if g.KDC != nil {
+		g.KDC.lend(t, g.Work, g.KDC.Tickets(t))
+		who = []string{"--use-krb5-ccache=FILE:/mnt/tickets"}
+		options = append(options, "client use kerberos = required")
+	} else {
+		options = append(options, "client use kerberos = off")
+	}
+	args := append([]string{"//" + Host + "/" + Share, "-s", "/dev/null"}, who...)
 	for _, o := range options {
 		args = append(args, "--option="+o)
 	}

@@ -18,6 +18,7 @@ import (
 type Options struct {
 	Global []string // further lines of smb.conf's [global], "server smb encrypt = required"
 	Share  []string // further lines of the share's section
+	KDC    *KDC     // takes its tickets, too; nil: NTLM only
 }
 
 // Server is a running smbd.
@@ -93,6 +94,10 @@ func (s *Server) configure(t testing.TB, opts Options) {
 		name, _, _ := strings.Cut(d, " ")
 		global = append(global, d+" = /mnt/"+name)
 	}
+	if opts.KDC != nil {
+		opts.KDC.lend(t, s.Base, filepath.Join(opts.KDC.dir, "keytab"))
+		global = append(global, "realm = "+Realm, "kerberos method = dedicated keytab", "dedicated keytab file = FILE:/mnt/keytab")
+	}
 	share := []string{"path = /mnt/share", "read only = no", "guest ok = no", "valid users = " + User + " " + OtherUser}
 	conf := section("global", append(global, opts.Global...)) + section(Share, append(share, opts.Share...))
 	if err := os.WriteFile(filepath.Join(s.Base, "smb.conf"), []byte(conf), 0o644); err != nil {
@@ -154,6 +159,14 @@ func (s *Server) start(t testing.TB) error {
 func (s *Server) Stop() {
 	s.cmd.Process.Kill() // of a process that has ended: nothing to do
 	<-s.exited
+}
+
+// Restart runs a stopped smbd again, at the same address and with the same files.
+func (s *Server) Restart(t testing.TB) {
+	t.Helper()
+	if err := s.start(t); err != nil {
+		t.Fatalf("smbd did not start again: %v\n%s\n%s", err, tail(s.stderr.String()), tail(s.Log()))
+	}
 }
 
 // Log returns smbd's logs so far.
