@@ -185,7 +185,7 @@ func TestGuestReadsForOthers(t *testing.T) {
 // the reader takes its seat back, and does not offer it again soon.
 func TestGuestThatDoesNotAnswer(t *testing.T) {
 	g := newGuest(t)
-	seat := g.conn.shard.seat.Load()
+	seat := g.conn.shard().seat.Load()
 	if _, err := g.stream.Write([]byte{1}); err != nil {
 		t.Fatal(err)
 	}
