@@ -34,7 +34,6 @@ type Conn struct {
 	server  bool
 	home    atomic.Pointer[shard] // its socket
 	id      string
-	log     *slog.Logger
 	inbox   inbox
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
@@ -119,6 +118,7 @@ type connGuarded struct {
 	started         time.Time
 	idle            time.Duration
 	restedAt        time.Time // see rest
+	restedBytes     uint64    // of streams, when it last left something behind
 	ping            bool
 	lastPing        time.Time // of a keepalive
 	blocked         *outBatch // sealed packets the socket did not take
@@ -171,8 +171,10 @@ func newConn(ep *Endpoint, sh *shard, cfg *Config, server bool, v wire.Version) 
 func (c *Conn) setID(odcid wire.ConnID) {
 	c.originalDst = odcid
 	c.id = hex.EncodeToString(odcid.Append(nil))
-	c.log = c.cfg.logger().With("conn", c.id)
 }
+
+// log is made when there is something to say: most connections never have.
+func (c *Conn) log() *slog.Logger { return c.cfg.logger().With("conn", c.id) }
 
 // lock takes the connection for the application.
 func (c *Conn) lock() {

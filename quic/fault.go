@@ -92,7 +92,7 @@ func (c *Conn) watchLost(p *recovery.SentPacket) {
 		if q.gsoFault.found() {
 			q.noGSO = true
 			c.stats.GSOFallbacks++
-			c.log.Warn("batches of datagrams only get lost while single ones arrive: sending them one by one on this path (a faulty kernel or network driver; quic.gso: off avoids the attempt)",
+			c.log().Warn("batches of datagrams only get lost while single ones arrive: sending them one by one on this path (a faulty kernel or network driver; quic.gso: off avoids the attempt)",
 				"remote", q.remote)
 		}
 	}

@@ -65,7 +65,7 @@ func (c *Conn) onOtherAddress(src *packetSource, dst wire.ConnID, moves bool) {
 	c.loss.OnPathChange(p.id)
 	c.testECN()
 	c.startChallenge(&c.path)
-	c.log.Debug("peer address changed", "from", old.remote, "to", src.remote)
+	c.log().Debug("peer address changed", "from", old.remote, "to", src.remote)
 }
 
 // startChallenge begins to validate a path (RFC 9000, Section 8.2).
@@ -126,7 +126,7 @@ func (c *Conn) onPathResponse(data [8]byte) {
 	}
 	if c.prev != nil {
 		// Not logged before: a peer can claim an address with every packet.
-		c.log.Info("peer address changed", "from", c.prev.remote, "to", p.remote)
+		c.log().Info("peer address changed", "from", c.prev.remote, "to", p.remote)
 	}
 	if c.prev != nil && c.prev.peerSeq != p.peerSeq {
 		c.retireRemote(c.prev.peerSeq)
@@ -186,7 +186,7 @@ func (c *Conn) checkChallenge() {
 	}
 	p.challenging, p.needChallenge = false, false
 	if c.prev != nil {
-		c.log.Debug("peer address did not answer, going back", "from", p.remote, "to", c.prev.remote)
+		c.log().Debug("peer address did not answer, going back", "from", p.remote, "to", c.prev.remote)
 		c.goBack()
 		return
 	}

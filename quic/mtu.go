@@ -246,6 +246,6 @@ func (c *Conn) checkBlackHole() {
 
 func (c *Conn) blackHole() {
 	c.stats.BlackHoles++
-	c.log.Debug("datagrams of this size only get lost", "bytes", c.path.mtu)
+	c.log().Debug("datagrams of this size only get lost", "bytes", c.path.mtu)
 	c.lowerMTU(c.path.mtu)
 }

@@ -149,7 +149,7 @@ func (c *Conn) endProbe(err error) {
 	c.stats.PathChanges++
 	c.ping, c.freq.immediate, c.dirty = true, true, true
 	c.raiseMTU()
-	c.log.Info("moved", "from", oldSock, "to", c.localAddr(), "server", c.path.remote)
+	c.log().Info("moved", "from", oldSock, "to", c.localAddr(), "server", c.path.remote)
 	c.ep.onPathValidated(c)
 	if c.eventMask&EventMigration != 0 {
 		c.emit(Event{Kind: EventMigration, Local: true})
@@ -170,11 +170,11 @@ func (c *Conn) goToPreferred() {
 		return
 	}
 	if !mayLead(c.path.remote.Addr(), to) {
-		c.log.Warn("the server's preferred address is not gone to", "address", to)
+		c.log().Warn("the server's preferred address is not gone to", "address", to)
 		return
 	}
 	if _, err := c.startProbe(to, c.path.local, nil); err != nil {
-		c.log.Debug("the server's preferred address is not gone to", "address", to, "error", err)
+		c.log().Debug("the server's preferred address is not gone to", "address", to, "error", err)
 	}
 }
 

@@ -300,7 +300,7 @@ func (c *Conn) onVersionNegotiation(h *wire.LongHeader) {
 // restart begins a client's handshake again in another version. Packet numbers
 // go on, connection IDs stay: the server has kept nothing.
 func (c *Conn) restart(v Version) {
-	c.log.Debug("starting over", "version", v, "instead", c.version)
+	c.log().Debug("starting over", "version", v, "instead", c.version)
 	c.hs.Close()
 	c.hsEpoch++
 	c.beginAgain()
