@@ -291,19 +291,19 @@ func (c *Conn) receive(r *rxBatch) (late bool) {
 	return late
 }
 
-// A full inbox is no congestion: whoever has the connection lost the processor,
-// and a drop would cost the peer half its congestion window. A reader can wait
-// that out, but not for ever, because other connections wait for it.
-const (
-	busyWait  = 100 * time.Microsecond
-	busyWaits = 50
-)
-
 // leave leaves a batch to whoever has the connection, or drops it. It reports
 // that it got hold of the connection instead.
+//
+// A full inbox is no congestion: whoever has the connection lost the processor,
+// and a drop would cost the peer half its congestion window. A reader waits that
+// out for a moment, but only where no other connection waits for that reader.
 func (c *Conn) leave(r *rxBatch) (locked bool) {
-	for range busyWaits {
+	for {
 		if c.inbox.pushBatch(*r) {
+			return false
+		}
+		if !c.ep.alone() || !c.inbox.mayWait() {
+			c.ep.stats.DropBusy.Add(1)
 			return false
 		}
 		time.Sleep(busyWait)
@@ -311,8 +311,6 @@ func (c *Conn) leave(r *rxBatch) (locked bool) {
 			return true
 		}
 	}
-	c.ep.stats.DropBusy.Add(1)
-	return false
 }
 
 // flushLate sends what receive has put off, or has whoever has the connection

@@ -246,6 +246,13 @@ func (e *Endpoint) Conns() []*Conn {
 	return out
 }
 
+// alone tells whether there is one connection only.
+func (e *Endpoint) alone() bool {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return len(e.live) == 1
+}
+
 // Close closes all connections with NO_ERROR, waits until ctx is done for
 // what they still have to say, and closes the sockets.
 func (e *Endpoint) Close(ctx context.Context) error {

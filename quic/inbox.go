@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/quic-fsgw/quic-fsgw/quic/udp"
 )
@@ -23,6 +24,13 @@ import (
 // offload sends a datagram a call, thousands of which must find room here while
 // the connection is busy: some peers do not repeat what is lost.
 const maxInboxBytes = 4 << 20
+
+// What waits for room in an inbox waits busyWait at a time, and busyWaits times in
+// all until somebody empties it.
+const (
+	busyWait  = 100 * time.Microsecond
+	busyWaits = 50
+)
 
 // rxBatchCost is what a waiting batch takes beside its datagrams, in bytes.
 const rxBatchCost = 128
@@ -57,6 +65,7 @@ type inbox struct {
 	list     *batchList // lends batches its memory
 	batches  []rxBatch
 	pinned   int         // bytes of memory that batches hold
+	waits    int         // for room, since it was last emptied
 	tail     *udp.Buffer // holds the datagrams of small receive calls
 	tailUsed int
 	events   []HandshakeEvent
@@ -93,6 +102,17 @@ func (b *inbox) pushBatch(r rxBatch) bool {
 	}
 	b.batches = append(b.batches, r)
 	b.some.Store(true)
+	return true
+}
+
+// mayWait counts a wait for room, and reports whether it is one too many.
+func (b *inbox) mayWait() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.waits >= busyWaits {
+		return false
+	}
+	b.waits++
 	return true
 }
 
@@ -147,7 +167,7 @@ func (b *inbox) take() (w inboxWork) {
 	w = inboxWork{b.list, b.batches, b.events, b.overflow, b.timer, b.writable}
 	b.list, b.batches, b.events, b.timer, b.writable = nil, nil, nil, false, false
 	b.late = false
-	b.pinned = 0
+	b.pinned, b.waits = 0, 0
 	b.dropTail()
 	b.some.Store(false)
 	return w
