@@ -1,12 +1,6 @@
 package quic
 
 import (
-	"fmt"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"regexp"
-	"strconv"
 	"testing"
 	"time"
 
@@ -83,21 +77,4 @@ func BenchmarkPackets(b *testing.B) {
 	b.ReportMetric(float64(pack.Nanoseconds())/float64(packets), "pack-ns/packet")
 	b.ReportMetric(float64(packets)/float64(b.N), "packets/batch")
 	b.ReportMetric(float64(dispatch.Nanoseconds())/float64(packets), "dispatch-ns/packet")
-}
-
-// profileShare is the share of a function itself in a CPU profile, in per cent.
-func profileShare(dir string, profile []byte, function string) (float64, error) {
-	name := filepath.Join(dir, "cpu.prof")
-	if err := os.WriteFile(name, profile, 0o600); err != nil {
-		return 0, err
-	}
-	out, err := exec.Command("go", "tool", "pprof", "-top", "-nodecount=1000", "-nodefraction=0", name).Output()
-	if err != nil {
-		return 0, fmt.Errorf("go tool pprof: %w", err)
-	}
-	line := regexp.MustCompile(`(?m)^\s*\S+\s+([0-9.]+)%.*\s` + regexp.QuoteMeta(function) + `(?: |$)`).FindSubmatch(out)
-	if line == nil {
-		return 0, nil // not one sample
-	}
-	return strconv.ParseFloat(string(line[1]), 64)
 }

@@ -72,6 +72,7 @@ func (c *Conn) shutdown(err error) {
 		c.blocked.release()
 		c.blocked = nil
 	}
+	c.dropLine()
 	c.closeWith(err, err)
 }
 

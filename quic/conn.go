@@ -121,8 +121,10 @@ type connGuarded struct {
 	restedAt        time.Time // see rest
 	restedBytes     uint64    // of streams, when it last left something behind
 	ping            bool
-	lastPing        time.Time // of a keepalive
-	blocked         *outBatch // sealed packets the socket did not take
+	lastPing        time.Time   // of a keepalive
+	blocked         *outBatch   // sealed packets the socket did not take
+	line            []*outBatch // WithSealers: built, and sent after blocked, see sendLine
+	sealedInLine    int
 	pacedUntil      time.Time
 	closing         closeState
 	timer           *time.Timer
@@ -478,6 +480,7 @@ func (c *Conn) free() {
 		c.blocked.release()
 		c.blocked = nil
 	}
+	c.dropLine()
 	if c.hs != nil {
 		c.hs.Close()
 		c.hs = nil

@@ -4,11 +4,15 @@ package quic
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"runtime"
 	"runtime/pprof"
+	"strconv"
 	"testing"
 )
 
@@ -97,4 +101,21 @@ func copyGuardProfile(t *testing.T, mode string) {
 	if err := os.WriteFile(os.Getenv("QUIC_COPY_GUARD_FILE"), profile.Bytes(), 0o600); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// profileShare is the share of a function itself in a CPU profile, in per cent.
+func profileShare(dir string, profile []byte, function string) (float64, error) {
+	name := filepath.Join(dir, "cpu.prof")
+	if err := os.WriteFile(name, profile, 0o600); err != nil {
+		return 0, err
+	}
+	out, err := exec.Command("go", "tool", "pprof", "-top", "-nodecount=1000", "-nodefraction=0", name).Output()
+	if err != nil {
+		return 0, fmt.Errorf("go tool pprof: %w", err)
+	}
+	line := regexp.MustCompile(`(?m)^\s*\S+\s+([0-9.]+)%.*\s` + regexp.QuoteMeta(function) + `(?: |$)`).FindSubmatch(out)
+	if line == nil {
+		return 0, nil // not one sample
+	}
+	return strconv.ParseFloat(string(line[1]), 64)
 }

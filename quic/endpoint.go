@@ -29,6 +29,8 @@ type Endpoint struct {
 	held     atomic.Int64
 	stats    endpointStats
 	sealer   protect.Sealer
+	sealers  int
+	sealJobs chan sealJob // nil: batches are sealed where they are built
 	accepted chan *Conn
 	failures chan HandshakeFailure
 	readers  sync.WaitGroup
@@ -110,6 +112,7 @@ func NewEndpoint(conns []udp.PacketConn, cfg *Config, opts ...EndpointOption) *E
 	}
 	_, _ = rand.Read(e.resetSalt[:]) // never fails
 	e.tokens = newTokenMaker(cfg)
+	e.startSealers()
 	for i, pc := range conns {
 		s := &shard{index: uint8(i)}
 		s.sock.Store(&sockBox{pc})

@@ -69,7 +69,7 @@ type windowRate struct {
 
 const (
 	ratePeriod = 4 * time.Millisecond // shortest time to measure over
-	rateSlack  = 3 * time.Millisecond
+	rateSlack  = 2 * time.Millisecond
 )
 
 // grow notes that n bytes were taken and returns, at most once a period, a

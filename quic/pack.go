@@ -366,6 +366,7 @@ func (c *Conn) buildShort(b *outBatch, slot []byte, mode int) int {
 	if last.stream != nil {
 		b.bulk = mode == packAll && len(front) == 0 && !c.wantsDatagrams()
 		front = c.placeStream(front, &last, &p)
+		b.uses(last.chunk)
 	}
 	size := len(hdr) + len(front) + len(p.Plain) - int(p.Front) + protect.TagLen
 	b.bulk = b.bulk && size == cap(slot)

@@ -200,7 +200,9 @@ func (c *Conn) appendStreams(b []byte, room int, pkt *recovery.SentPacket) ([]by
 		k := (*chunk)(nil)
 		n := 0
 		if sp.start < sp.end {
-			k = s.snd.buf.find(sp.start)
+			if k = s.snd.buf.find(sp.start); k.sealing {
+				c.awaitSealed() // its bytes are not all in place
+			}
 			n = int(min(sp.end, k.end()) - sp.start)
 			n = min(n, avail)
 		}

@@ -24,6 +24,9 @@ func (c *Conn) buildRun(b *outBatch, budget, maxSegments int) int {
 		return 0
 	}
 	k := w.buf.find(sp.start)
+	if k.sealing {
+		c.awaitSealed()
+	}
 	end := min(sp.end, k.end())
 	if w.fin && end == w.buf.end {
 		end-- // FIN goes with the last byte
@@ -39,6 +42,7 @@ func (c *Conn) buildRun(b *outBatch, budget, maxSegments int) int {
 	n := min(slots, int(end-sp.start)/per)
 	c.layRun(b, k, streamPiece{stream: s, off: sp.start, n: per}, n, protect.Packet{Header: uint8(hdr), PNLen: uint8(pnLen), Front: uint8(frame)})
 	if n > 0 {
+		b.uses(k)
 		c.markRun(s, sp.start, sp.start+uint64(n*per), again)
 	}
 	return n

@@ -36,7 +36,12 @@ type outBatch struct {
 	bulk  bool
 	flow  protect.FlowID // 1-RTT: what its packets are for
 	plain protect.Batch  // 1-RTT: the packets, to be sealed
-	msg   udp.SendMsg    // here because a local one would escape through the interface
+	// WithSealers: sealed by another goroutine, see sealJob
+	chunks []*chunk
+	waits  bool
+	done   chan error
+	failed error
+	msg    udp.SendMsg // here because a local one would escape through the interface
 }
 
 var batches = sync.Pool{New: func() any { return new(outBatch) }}
@@ -44,7 +49,7 @@ var batches = sync.Pool{New: func() any { return new(outBatch) }}
 func newBatch() *outBatch {
 	b := batches.Get().(*outBatch)
 	b.buf = udp.NewBatch()
-	b.n, b.segment, b.count, b.sent, b.bulk = 0, 0, 0, 0, false
+	b.n, b.segment, b.count, b.sent, b.bulk, b.failed = 0, 0, 0, 0, false, nil
 	return b
 }
 
@@ -52,6 +57,8 @@ func (b *outBatch) release() {
 	b.buf.Release()
 	b.buf = nil
 	b.sealed()
+	clear(b.chunks)
+	b.chunks = b.chunks[:0]
 	batches.Put(b)
 }
 
@@ -163,6 +170,7 @@ func (c *Conn) sendApp() {
 	maxSegments := c.maxSegments()
 	c.sendPathFrames()
 	c.sendMTUProbe()
+	defer c.endLine()
 	for c.state < stateClosing && c.blocked == nil {
 		b := newBatch()
 		more := c.fillBatch(b, maxSegments)
@@ -171,9 +179,7 @@ func (c *Conn) sendApp() {
 			return
 		}
 		c.streams.rotate()
-		n := b.count
-		taken := c.sealBatch(b) && c.transmit(b)
-		if c.countSealed(n); !taken || !more {
+		if taken := c.sendBatch(b, more); !taken || !more {
 			return
 		}
 		if c.inbox.some.Load() {
@@ -334,9 +340,10 @@ func (c *Conn) sendBlocked() {
 		c.dirty = true
 		if b.path != c.path.id {
 			b.release() // it was meant, and within the limits, for another address
-			return
+		} else {
+			c.trySend(b)
 		}
-		c.trySend(b)
+		c.endLine()
 	}
 }
 

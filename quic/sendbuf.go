@@ -24,6 +24,7 @@ type chunk struct {
 	off     uint64
 	n       int
 	filling bool // ReadFrom is reading into the free end, outside the lock
+	sealing bool // a batch that was given to a sealer is sealed from it
 }
 
 var (

@@ -54,6 +54,7 @@ type ConnStats struct {
 	PacketsSent, PacketsReceived     uint64
 	PacketsLost, BytesRetransmitted  uint64
 	Batches                          uint64 // sends, of one or more datagrams
+	BatchesSealedAside               uint64 // of which another goroutine sealed, see WithSealers
 	PTOs, KeyUpdates, PathChanges    uint64
 	DatagramFramesSent               uint64 // DATAGRAM frames (RFC 9221)
 	DatagramFramesReceived           uint64 // of which some may have been dropped
