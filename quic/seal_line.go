@@ -123,7 +123,7 @@ func (c *Conn) sendLine(keep int) bool {
 		c.sealedInLine += b.count
 		switch {
 		case b.failed != nil:
-			c.log.Error("a batch was not sealed, and dropped", "err", b.failed)
+			c.log().Error("a batch was not sealed, and dropped", "err", b.failed)
 			b.release()
 		case b.path != c.path.id:
 			b.release()
