@@ -175,9 +175,7 @@ func (c *Conn) feedCrypto(space recovery.Space) {
 			c.emit(Event{Kind: EventSessionTicket, Data: clone(b)})
 		}
 	}
-	if space != recovery.AppData || c.version == c.ver.original {
-		c.hs.Crypto(levelOf(space), b) // a session of another version than it began with is not resumed
-	}
+	c.hs.Crypto(levelOf(space), b)
 	s.take(len(b))
 }
 
