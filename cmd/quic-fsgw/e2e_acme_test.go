@@ -5,14 +5,17 @@ package main
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/binary"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -24,32 +27,44 @@ import (
 
 const acmeName = "files.acme.test"
 
-// serveNames is a DNS server that knows one answer: 127.0.0.1.
+// serveNames is a DNS server on TCP, which Pebble asks, that knows one answer:
+// 127.0.0.1.
 func serveNames(t *testing.T) string {
 	t.Helper()
-	c, err := net.ListenPacket("udp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		buf := make([]byte, 1500)
+	var work sync.WaitGroup
+	work.Go(func() {
 		for {
-			n, from, err := c.ReadFrom(buf)
+			c, err := l.Accept()
 			if err != nil {
 				return
 			}
-			if a := answerName(buf[:n]); a != nil {
-				_, _ = c.WriteTo(a, from)
-			}
+			work.Go(func() {
+				defer c.Close()
+				_ = c.SetDeadline(time.Now().Add(e2eDeadline))
+				var size [2]byte
+				for {
+					if _, err := io.ReadFull(c, size[:]); err != nil {
+						return
+					}
+					q := make([]byte, binary.BigEndian.Uint16(size[:]))
+					if _, err := io.ReadFull(c, q); err != nil {
+						return
+					}
+					a := answerName(q)
+					_, _ = c.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(a))), a...))
+				}
+			})
 		}
-	}()
-	t.Cleanup(func() {
-		c.Close()
-		<-done
 	})
-	return c.LocalAddr().String()
+	t.Cleanup(func() {
+		l.Close()
+		work.Wait()
+	})
+	return l.Addr().String()
 }
 
 // answerName answers the first question of a query: with an address if that is

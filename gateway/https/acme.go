@@ -61,6 +61,7 @@ type issuer struct {
 func newIssuer(a *ACME, log *slog.Logger) (*issuer, error) {
 	i := &issuer{conf: a, log: log}
 	client := &acme.Client{DirectoryURL: a.Directory, UserAgent: "quic-fsgw"}
+	trust := &tls.Config{MinVersion: tls.VersionTLS12}
 	if a.CA != "" {
 		b, err := os.ReadFile(a.CA)
 		if err != nil {
@@ -70,9 +71,10 @@ func newIssuer(a *ACME, log *slog.Logger) (*issuer, error) {
 		if !pool.AppendCertsFromPEM(b) {
 			return nil, fmt.Errorf("https: acme: ca: %s holds no certificate", a.CA)
 		}
-		client.HTTPClient = &http.Client{Timeout: time.Minute, Transport: &http.Transport{
-			Proxy: http.ProxyFromEnvironment, TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}}}
+		trust.RootCAs = pool
 	}
+	client.HTTPClient = &http.Client{Timeout: time.Minute, Transport: &orderLocations{next: &http.Transport{
+		Proxy: http.ProxyFromEnvironment, TLSClientConfig: trust}}}
 	i.manager = &autocert.Manager{
 		Prompt: autocert.AcceptTOS, // acme.accept_terms
 		Cache:  i, HostPolicy: autocert.HostWhitelist(a.Names...), Client: client, Email: a.Email, RenewBefore: a.RenewBefore,
