@@ -438,7 +438,11 @@ func (c *Client) writeNext(cc *clientConn, wait bool) (more bool) {
 	if wait {
 		err = cc.s.writeFrames(cc.wbuf)
 	} else if written = cc.s.datagram(cc.wbuf) == len(cc.wbuf); written {
-		written, err = cc.s.tryWrite(cc.wbuf)
+		if written, err = cc.s.tryWrite(cc.wbuf); err != nil {
+			// The end of the helper is the writer's to deal with: here somebody holds
+			// a connection, and the sinks of others must not be called.
+			written, err = false, nil
+		}
 	}
 	if cap(cc.wbuf) > 2*maxDatagram {
 		cc.wbuf = nil

@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"unsafe"
 
@@ -31,6 +32,11 @@ type fastCall struct {
 	n     int
 	errno syscall.Errno
 }
+
+// ordered gives what both ends of a connection do in one process, as in Local,
+// the order that it has: package syscall does so for its own calls, and neither
+// the memory model nor the race detector knows of these.
+var ordered atomic.Uint64
 
 // newFast returns nil for a connection that does not carry datagrams.
 func newFast(c *net.UnixConn) *fast {
@@ -63,6 +69,7 @@ func (f *fast) read(b []byte) (int, error) {
 	c.b = b
 	err := f.raw.Read(c.try)
 	c.b = nil
+	ordered.Load()
 	switch {
 	case err != nil:
 		return 0, err
@@ -81,6 +88,7 @@ func (f *fast) tryWrite(b []byte) (n int, ok bool, err error) {
 	defer f.wmu.Unlock()
 	c := &f.wcall
 	c.b = b
+	ordered.Add(1)
 	err = f.raw.Write(c.try)
 	c.b = nil
 	switch {
