@@ -30,7 +30,7 @@ var gaps = map[[3]string]string{
 	{"rebind-port", "x-net", "server"}:     "its server does not follow a client that moves",
 	{"rebind-addr", "x-net", "server"}:     "its server does not follow a client that moves",
 	{"ecn", "aioquic", ""}:                 "neither marks packets nor reports marks",
-	{"ecn", "x-net", ""}:                   "neither marks packets nor reports marks",
+	{"ecn", "x-net", ""}:                   "does not mark its packets",
 	{"connectionmigration", "quic-go", ""}: "neither offers nor follows a preferred address",
 	{"connectionmigration", "x-net", ""}:   "neither offers nor follows a preferred address",
 	{"connectionmigration", "aioquic", ""}: "neither offers nor follows a preferred address",
