@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"time"
 )
 
 const (
@@ -144,33 +143,6 @@ func (r *runner) handshakes(ctx context.Context, rep *report) error {
 	}
 	x := ratio(per(ours, both), per("quic-go", both))
 	rep.target("handshakes a CPU second / quic-go", ">= 1", f2(x), x >= 1)
-	return nil
-}
-
-func (r *runner) memory(ctx context.Context, rep *report) error {
-	n := pick(r.quick, 1000, 10000)
-	order := []string{ours, "quic-go", "tls"}
-	if !r.quick {
-		order = order[:2]
-	}
-	works := make(map[string]*work)
-	for _, p := range order {
-		works[p] = &work{idle: n, timeout: 4 * time.Minute}
-	}
-	all, err := r.rounds(ctx, 1, works, order)
-	if err != nil {
-		return err
-	}
-	rep.section("Idle connections", fmt.Sprintf("Resident memory of the server that %d open connections add when they have been idle for 15 seconds, and what a connection takes.", n))
-	t := rep.table("", "MiB", "KiB each")
-	for _, p := range order {
-		if b := median(all[p], func(m measured) float64 { return float64(m.server.Resident) }); b > 0 {
-			t.row(p, f1(b/mib), f1(b/float64(n)/1024))
-			if p == ours {
-				rep.target("an idle connection", "<= 12 KiB", f1(b/float64(n)/1024)+" KiB", b/float64(n) <= 12<<10)
-			}
-		}
-	}
 	return nil
 }
 

@@ -129,11 +129,8 @@ func (r *runner) startOurs(ctx context.Context, dir, backend string, payload int
 // startServe makes certificates in dir and runs `quic-fsgw serve` with routes,
 // YAML. payload is as for startOurs.
 func (r *runner) startServe(ctx context.Context, dir string, payload int, routes string, env []string) (d *daemon, port int, config string, err error) {
-	for _, args := range [][]string{{"init"}, {"server", siteName}} {
-		args = append(append([]string{"cert"}, args...), "--dir", dir)
-		if out, err := exec.CommandContext(ctx, r.fsgw, args...).CombinedOutput(); err != nil {
-			return nil, 0, "", fmt.Errorf("%q: %w: %s", args, err, out)
-		}
+	if err = r.makeCertificates(ctx, dir); err != nil {
+		return nil, 0, "", err
 	}
 	if port, err = freeUDPPort(); err != nil {
 		return nil, 0, "", err
@@ -159,6 +156,17 @@ routes:
 	// It serves before its helper is there; the first handshake waits for that.
 	_, err = d.wait("serving")
 	return d, port, config, err
+}
+
+// makeCertificates makes a CA in dir and a certificate for the site.
+func (r *runner) makeCertificates(ctx context.Context, dir string) error {
+	for _, args := range [][]string{{"init"}, {"server", siteName}} {
+		args = append(append([]string{"cert"}, args...), "--dir", dir)
+		if out, err := exec.CommandContext(ctx, r.fsgw, args...).CombinedOutput(); err != nil {
+			return fmt.Errorf("%q: %w: %s", args, err, out)
+		}
+	}
+	return nil
 }
 
 // startQuicgo runs the same pair on quic-go.

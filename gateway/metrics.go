@@ -109,6 +109,10 @@ func pullTransport(reg *admin.Registry, g *Gateway) {
 	count("quicfsgw_copied_bytes_total", "Stream bytes copied in user space.", func(s *quic.Stats) float64 { return float64(s.CopiedBytes) })
 	count("quicfsgw_send_batches_total", "Sends of one or more datagrams (GSO).", func(s *quic.Stats) float64 { return float64(s.Batches) })
 	count("quicfsgw_datagrams_sent_total", "UDP datagrams sent.", func(s *quic.Stats) float64 { return float64(s.DatagramsSent) })
+	reg.PullGauge("quicfsgw_tx_flows", "Flows whose batches of packets are sealed in software (QuicCurrTxSw of the kernel's offload series).",
+		sum(func(s *quic.Stats) float64 { return float64(s.Sealer.CurrTxSw) }))
+	count("quicfsgw_tx_flows_total", "Flows that ever were (QuicTxSw).", func(s *quic.Stats) float64 { return float64(s.Sealer.TxSw) })
+	count("quicfsgw_tx_errors_total", "Batches that were dropped because they could not be sealed (QuicTxSwError).", func(s *quic.Stats) float64 { return float64(s.Sealer.TxSwError) })
 	count("quicfsgw_path_gso_fallbacks_total", "Paths on which batches were given up because only they got lost.", func(s *quic.Stats) float64 { return float64(s.GSOFallbacks) })
 	count("quicfsgw_mtu_black_holes_total", "Times a path stopped carrying large datagrams.", func(s *quic.Stats) float64 { return float64(s.BlackHoles) })
 	count("quicfsgw_ecn_reports_total", "Rises of a peer's count of ECN-CE marks.", func(s *quic.Stats) float64 { return float64(s.CEReports) })

@@ -145,10 +145,11 @@ func (s *scriptedHelper) Handshake(_ *quic.HandshakeRequest, sink func(quic.Hand
 	s.sink = sink
 	return s
 }
-func (s *scriptedHelper) Crypto(quic.Level, []byte) {}
-func (s *scriptedHelper) TransportParams([]byte)    {}
-func (s *scriptedHelper) Ticket()                   {}
-func (s *scriptedHelper) Close()                    { s.closed++ }
+func (s *scriptedHelper) Crypto(quic.Level, []byte)     {}
+func (s *scriptedHelper) TransportParams([]byte)        {}
+func (s *scriptedHelper) Remember(quic.Version, []byte) {}
+func (s *scriptedHelper) Ticket()                       {}
+func (s *scriptedHelper) Close()                        { s.closed++ }
 
 // Failures that the client is to blame for wait, at most as long as the
 // handshake has; others do not.

@@ -69,6 +69,17 @@ func (g *Gateway) serve(e *endpoint, c *quic.Conn) {
 	if err != nil {
 		return
 	}
+	// Judging has made this goroutine's stack four times as large as waiting for
+	// the client needs, which may take days.
+	g.work.Add(1)
+	go func() {
+		defer g.work.Done()
+		g.relay(s)
+	}()
+}
+
+// relay serves an admitted connection until it ends.
+func (g *Gateway) relay(s *session) {
 	defer g.end(s)
 	// The end of the connection ends its streams, and so the bridge, which then
 	// knows better how: the context is for the end of the gateway.

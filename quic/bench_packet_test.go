@@ -1,13 +1,11 @@
 package quic
 
 import (
-	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime/pprof"
 	"strconv"
 	"testing"
 	"time"
@@ -71,7 +69,7 @@ func BenchmarkPackets(b *testing.B) {
 		reader.msg.SegmentSize, reader.msg.Remote = batch.segment, server.path.remote
 		batch.release()
 		t0 = time.Now()
-		server.ep.dispatch(server.shard, &reader)
+		server.ep.dispatch(server.shard(), &reader)
 		dispatch += time.Since(t0)
 		server.lock()
 		r := &in.rcv
@@ -85,36 +83,6 @@ func BenchmarkPackets(b *testing.B) {
 	b.ReportMetric(float64(pack.Nanoseconds())/float64(packets), "pack-ns/packet")
 	b.ReportMetric(float64(packets)/float64(b.N), "packets/batch")
 	b.ReportMetric(float64(dispatch.Nanoseconds())/float64(packets), "dispatch-ns/packet")
-}
-
-// BenchmarkMemmove reports how much of the processor time of a bulk transfer
-// goes into moving memory, and fails above 2 %: one copy of the payload takes 3
-// % or more. It is no test because a profile is a sample: give it a quiet
-// machine, and at least -benchtime 10x.
-func BenchmarkMemmove(b *testing.B) {
-	scfg, ccfg := serverConfig(), clientConfig()
-	scfg.MaxUDPPayload, ccfg.MaxUDPPayload = 1400, 1400
-	client, server := connect(b, scfg, ccfg)
-	ctx := testContext(b)
-	const size = 512 << 20
-	b.SetBytes(size)
-	move(b, ctx, client, server, size)
-	var profile bytes.Buffer
-	if err := pprof.StartCPUProfile(&profile); err != nil {
-		b.Skip(err) // the benchmark itself is being profiled
-	}
-	for b.Loop() {
-		move(b, ctx, client, server, size)
-	}
-	pprof.StopCPUProfile()
-	share, err := profileShare(b.TempDir(), profile.Bytes(), "runtime.memmove")
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.ReportMetric(share, "memmove-%")
-	if share >= 2 && b.N >= 10 {
-		b.Errorf("%.1f %% of the processor time moves memory", share)
-	}
 }
 
 // profileShare is the share of a function itself in a CPU profile, in per cent.

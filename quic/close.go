@@ -3,6 +3,7 @@ package quic
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"time"
 
 	"github.com/quic-fsgw/quic-fsgw/quic/wire"
@@ -125,7 +126,9 @@ func (c *Conn) finish(s connState, err error) {
 	}
 	c.ep.onConnClosed(c, err)
 	c.endTrace(err)
-	c.log.Debug("connection closed", "error", err, "duration", c.now().Sub(c.started))
+	if c.cfg.logger().Enabled(context.Background(), slog.LevelDebug) {
+		c.log().Debug("connection closed", "error", err, "duration", c.now().Sub(c.started))
+	}
 	c.free()
 	if s != stateDone {
 		c.setTimer()

@@ -47,6 +47,11 @@ type Config struct {
 	// chose count, if they are among those of the endpoint's.
 	Versions []Version
 
+	// FirstVersion is what a client begins with, one of Versions: an older one
+	// reaches every server, and those that know better go on in that (RFC 9368). 0: the
+	// first of Versions.
+	FirstVersion Version
+
 	// NoGrease leaves out what exercises the peer: reserved versions and transport
 	// parameters stay, but the QUIC bit is always 1 and must be (RFC 9287).
 	NoGrease bool
@@ -60,6 +65,14 @@ type Config struct {
 	// ManualAdmit holds a server's connection after TLS: HANDSHAKE_DONE,
 	// session tickets and incoming streams wait for Conn.Admit.
 	ManualAdmit bool
+
+	// EarlyData lets a server accept 0-RTT: for protocols only that can bear requests
+	// that are repeated, because what arrives that way is handed out before the
+	// client has shown that it is there now. Accept then returns a connection before
+	// its handshake is complete, and Conn.TLS is nil until it is (Conn.Wait). With
+	// ManualAdmit the data waits for Admit instead. Both the endpoint's Config and
+	// the one that GetConfigForClient chose need to have it.
+	EarlyData bool
 
 	// PreferredAddress is where a server asks its clients to go after the handshake;
 	// its socket must receive what is sent there. A family that is not used is left

@@ -533,10 +533,10 @@ func TestZeroRTTIsDropped(t *testing.T) {
 // negotiated."
 func TestOldTLS(t *testing.T) {
 	h := TLS(&tls.Config{MinVersion: tls.VersionTLS10}).(*localTLS)
-	if v := h.clientConfig(&HandshakeRequest{}).MinVersion; v != tls.VersionTLS13 {
+	if v := h.clientConfig(&HandshakeRequest{}, nil).MinVersion; v != tls.VersionTLS13 {
 		t.Errorf("a client offers %#x", v)
 	}
-	if v := h.serverConfig(Version1, nil).MinVersion; v != tls.VersionTLS13 {
+	if v := h.serverConfig(nil).MinVersion; v != tls.VersionTLS13 {
 		t.Errorf("a server takes %#x", v)
 	}
 	bubble(t, func(t *testing.T) {
@@ -553,8 +553,8 @@ func TestOldTLS(t *testing.T) {
 // to the server that it is connecting to". Without a name the address tells servers apart.
 func TestTokensOfNamelessServers(t *testing.T) {
 	store := new(TokenStore)
-	one := &Conn{connGuarded: connGuarded{dialed: addrPort("10.0.0.1:443"), cfg: &Config{Tokens: store}}}
-	other := &Conn{connGuarded: connGuarded{dialed: addrPort("10.0.0.9:443"), cfg: &Config{Tokens: store}}}
+	one := &Conn{connGuarded: connGuarded{dialAddr: addrPort("10.0.0.1:443"), cfg: &Config{Tokens: store}}}
+	other := &Conn{connGuarded: connGuarded{dialAddr: addrPort("10.0.0.9:443"), cfg: &Config{Tokens: store}}}
 	store.put(one.tokenServer(), Version1, []byte("one"))
 	if b := store.take(other.tokenServer(), Version1); b != nil {
 		t.Errorf("a token of another server: %q", b)

@@ -32,15 +32,15 @@ const (
 type Conn struct {
 	ep      *Endpoint
 	server  bool
-	shard   *shard
+	home    atomic.Pointer[shard] // its socket
 	id      string
-	log     *slog.Logger
 	inbox   inbox
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
 	ready   chan struct{} // closed when TLS is complete or the connection is over
 	wanted  atomic.Int32  // those who wait for mu
 	inTurns atomic.Bool   // see turns
+	earlyUp chan struct{} // closed when a client may send 0-RTT; nil: it was not asked for
 
 	mu sync.Mutex // guards everything below
 	connGuarded
@@ -80,7 +80,7 @@ type connGuarded struct {
 	firstDst      wire.ConnID // server: what the Initials of this connection are sent to
 	retrySrc      wire.ConnID
 	retried       bool
-	dialed        netip.AddrPort // client: the address that Dial was given
+	dialAddr      netip.AddrPort // client: the address that Dial was given
 	token         []byte         // client: of Retry or of an earlier connection, for Initials
 	tokenDue      bool           // server: NEW_TOKEN is due
 	peerParams    wire.TransportParams
@@ -91,7 +91,8 @@ type connGuarded struct {
 	ids    connIDs
 	keys   [2]spaceKeys // Initial, Handshake
 	app    appKeys
-	early  []earlyPacket
+	early  earlyState
+	ahead  []earlyPacket // packets before their keys
 	crypto [3]cryptoStream
 	recv   [recovery.NumSpaces]recovery.Received
 	loss   recovery.Loss
@@ -118,6 +119,7 @@ type connGuarded struct {
 	started         time.Time
 	idle            time.Duration
 	restedAt        time.Time // see rest
+	restedBytes     uint64    // of streams, when it last left something behind
 	ping            bool
 	lastPing        time.Time // of a keepalive
 	blocked         *outBatch // sealed packets the socket did not take
@@ -143,7 +145,8 @@ type earlyPacket struct {
 }
 
 func newConn(ep *Endpoint, sh *shard, cfg *Config, server bool, v wire.Version) *Conn {
-	c := &Conn{ep: ep, server: server, shard: sh, ready: make(chan struct{})}
+	c := &Conn{ep: ep, server: server, ready: make(chan struct{})}
+	c.home.Store(sh)
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	now := time.Now()
 	c.cfg, c.version, c.clock, c.started, c.lastHeard = cfg, v, now, now, now
@@ -169,8 +172,10 @@ func newConn(ep *Endpoint, sh *shard, cfg *Config, server bool, v wire.Version) 
 func (c *Conn) setID(odcid wire.ConnID) {
 	c.originalDst = odcid
 	c.id = hex.EncodeToString(odcid.Append(nil))
-	c.log = c.cfg.logger().With("conn", c.id)
 }
+
+// log is made when there is something to say: most connections never have.
+func (c *Conn) log() *slog.Logger { return c.cfg.logger().With("conn", c.id) }
 
 // lock takes the connection for the application.
 func (c *Conn) lock() {
@@ -384,11 +389,15 @@ func (c *Conn) RemoteAddrPort() netip.AddrPort {
 func (c *Conn) LocalAddr() net.Addr {
 	c.lock()
 	defer c.unlock()
-	a := c.shard.conn().LocalAddr()
+	return net.UDPAddrFromAddrPort(c.localAddr())
+}
+
+func (c *Conn) localAddr() netip.AddrPort {
+	a := c.shard().conn().LocalAddr()
 	if c.path.local.IsValid() {
 		a = netip.AddrPortFrom(c.path.local, a.Port())
 	}
-	return net.UDPAddrFromAddrPort(a)
+	return a
 }
 
 // Admit lets a server's connection go on that Config.ManualAdmit holds.
@@ -463,7 +472,9 @@ func (c *Conn) free() {
 	}
 	c.streams.closed()
 	c.freeDatagrams()
-	c.early = nil
+	c.ahead = nil
+	c.early.dropKeys()
+	c.early.held = nil
 	c.crypto = [3]cryptoStream{}
 	if c.blocked != nil {
 		c.blocked.release()

@@ -82,7 +82,7 @@ func resetToken(key *[32]byte, id wire.ConnID) (t [16]byte) {
 func (c *Conn) issueIDs() {
 	want := min(int(c.ids.peerLimit), localConnIDLimit)
 	for c.ids.current() < want {
-		id, ok := c.ep.newConnID(c.shard, c)
+		id, ok := c.ep.newConnID(c.shard(), c)
 		if !ok {
 			return
 		}

@@ -15,7 +15,7 @@ import "github.com/quic-fsgw/quic-fsgw/quic/udp"
 // counts for each network path and disables the use of ECN on that path if
 // errors are detected."
 func (c *Conn) testECN() {
-	if c.shard.conn().Caps().ECN {
+	if c.shard().conn().Caps().ECN {
 		c.loss.EnableECN()
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -40,9 +41,11 @@ type Endpoint struct {
 	resets      map[[16]byte]*Conn // by resetIndex
 	resetSalt   [32]byte
 	live        map[*Conn]struct{}
+	moved       map[*shard]*Conn // sockets of one connection's own (move.go)
 	handshaking int
 	resetsSent  rateLimit
 	arrivals    arrivalRate
+	waiting     waitingPackets
 	none        chan struct{} // closed when live is empty and the endpoint is closing
 }
 
@@ -150,7 +153,8 @@ func (e *Endpoint) localAddr(a netip.Addr) netip.AddrPort {
 	return l
 }
 
-// Accept waits for the next connection whose TLS handshake is complete.
+// Accept waits for the next connection whose TLS handshake is complete, or where
+// Config.EarlyData is set whose client sends 0-RTT.
 func (e *Endpoint) Accept(ctx context.Context) (*Conn, error) {
 	select {
 	case c := <-e.accepted:
@@ -164,14 +168,39 @@ func (e *Endpoint) Accept(ctx context.Context) (*Conn, error) {
 
 // Dial connects to a server. It returns when the handshake is complete.
 func (e *Endpoint) Dial(ctx context.Context, remote netip.AddrPort, cfg *Config) (*Conn, error) {
+	c, err := e.dial(remote, cfg, false)
+	if err != nil {
+		return nil, err
+	}
+	return c.dialed(ctx)
+}
+
+// dialed waits for a client's handshake, and closes what came to nothing.
+func (c *Conn) dialed(ctx context.Context) (*Conn, error) {
+	if err := c.wait(ctx); err != nil {
+		c.CloseTransport(NoError, "")
+		return nil, err
+	}
+	return c, nil
+}
+
+// dial starts a client's handshake.
+func (e *Endpoint) dial(remote netip.AddrPort, cfg *Config, early bool) (*Conn, error) {
 	if cfg.Handshaker == nil {
 		return nil, errors.New("quic: dial: no Handshaker in the Config")
+	}
+	first, ok := cfg.firstVersion()
+	if !ok {
+		return nil, fmt.Errorf("quic: dial: FirstVersion %v is not among the Config's Versions %v", first, cfg.versions())
 	}
 	if e.closing.Load() {
 		return nil, ErrEndpointClosed
 	}
 	remote = netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port()) // as sockets report it
-	c := newConn(e, e.shards[0], cfg, false, cfg.versions()[0])
+	c := newConn(e, e.shards[0], cfg, false, first)
+	if c.early.wanted = early; early {
+		c.earlyUp = make(chan struct{})
+	}
 	c.lock()
 	// RFC 9000, Section 7.2: "This Destination Connection ID MUST be at least 8
 	// bytes in length."
@@ -180,7 +209,7 @@ func (e *Endpoint) Dial(ctx context.Context, remote netip.AddrPort, cfg *Config)
 	dst, _ := wire.MakeConnID(odcid[:])
 	c.setID(dst)
 	c.ids.initial = dst
-	id, ok := e.newConnID(c.shard, c)
+	id, ok := e.newConnID(c.shard(), c)
 	if !ok {
 		c.abandon(ErrEndpointClosed)
 		c.unlock()
@@ -190,7 +219,7 @@ func (e *Endpoint) Dial(ctx context.Context, remote netip.AddrPort, cfg *Config)
 	c.ids.nextLocal = 1
 	c.ids.peerLimit = 2
 	c.path.init(0, remote, netip.Addr{}, 0, cfg)
-	c.dialed = remote
+	c.dialAddr = remote
 	c.testECN()
 	c.path.validated = true // the limit is the server's (RFC 9000, Section 8.1)
 	c.startTrace()
@@ -202,10 +231,6 @@ func (e *Endpoint) Dial(ctx context.Context, remote netip.AddrPort, cfg *Config)
 	c.setTimer()
 	c.unlock()
 	c.pump()
-	if err := c.wait(ctx); err != nil {
-		c.CloseTransport(NoError, "")
-		return nil, err
-	}
 	return c, nil
 }
 
@@ -238,6 +263,9 @@ func (e *Endpoint) Close(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	var err error
+	e.mu.Lock()
+	e.leaveMoved(nil)
+	e.mu.Unlock()
 	for _, s := range e.shards {
 		err = errors.Join(err, s.conn().Close())
 	}
@@ -409,6 +437,7 @@ func (e *Endpoint) forget(c *Conn) {
 		e.stats.closedConns.retire(&c.stats)
 	}
 	delete(e.live, c)
+	e.leaveMoved(c)
 	e.held.Add(-c.acct.charged)
 	c.acct.charged = 0
 	e.checkEmpty()
@@ -424,6 +453,12 @@ func (e *Endpoint) checkEmpty() {
 func (e *Endpoint) onHandshakeDone(c *Conn) {
 	e.leaveHandshake(c)
 	e.stats.Handshakes.Add(1)
+	if !c.early.open {
+		e.offer(c)
+	}
+}
+
+func (e *Endpoint) offer(c *Conn) {
 	select {
 	case e.accepted <- c:
 	default:

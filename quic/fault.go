@@ -92,7 +92,7 @@ func (c *Conn) watchLost(p *recovery.SentPacket) {
 		if q.gsoFault.found() {
 			q.noGSO = true
 			c.stats.GSOFallbacks++
-			c.log.Warn("batches of datagrams only get lost while single ones arrive: sending them one by one on this path (a faulty kernel or network driver; quic.gso: off avoids the attempt)",
+			c.log().Warn("batches of datagrams only get lost while single ones arrive: sending them one by one on this path (a faulty kernel or network driver; quic.gso: off avoids the attempt)",
 				"remote", q.remote)
 		}
 	}
@@ -104,7 +104,7 @@ func (c *Conn) maxSegments() int {
 	if c.path.noGSO || c.loss.PTOCount() > 0 {
 		return 1
 	}
-	return c.shard.conn().Caps().MaxSegments
+	return c.shard().conn().Caps().MaxSegments
 }
 
 // probeSize is the largest datagram for the next probe of a probe timeout: the

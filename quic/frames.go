@@ -36,7 +36,7 @@ func (c *Conn) processFrames(f *frameInfo, b []byte) error {
 		return c.fail(ProtocolViolation, 0, "packet without frames")
 	}
 	for len(b) > 0 {
-		if b[0]&^7 == wire.FrameStream && f.packet == wire.Packet1RTT {
+		if b[0]&^7 == wire.FrameStream && f.space == recovery.AppData {
 			// Nearly all there is, and allowed: no need to look it up.
 			f.ackEliciting, f.nonProbing = true, true
 			n, err := c.processStream(b)
@@ -269,6 +269,12 @@ func (c *Conn) onAck(space recovery.Space) error {
 			d = uint64(time.Hour / time.Microsecond)
 		}
 		delay = time.Duration(d) * time.Microsecond
+	}
+	if space == recovery.AppData && c.early.rejected && len(c.ack.Ranges) > 0 && c.ack.Ranges[len(c.ack.Ranges)-1].Smallest < c.early.end {
+		// RFC 9001, Section 4.6.2: "When 0-RTT was rejected, a client SHOULD treat receipt
+		// of an acknowledgment for a 0-RTT packet as a connection error of type
+		// PROTOCOL_VIOLATION, if it is able to detect the condition."
+		return c.fail(ProtocolViolation, wire.FrameAck, "acknowledgement of 0-RTT that was rejected")
 	}
 	res, err := c.ackSpace(space, delay)
 	if err != nil {

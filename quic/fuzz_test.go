@@ -37,7 +37,7 @@ func newFuzzServer(t testing.TB) *fuzzServer {
 	c := newConn(tc.ep, tc.ep.shards[0], cfg, true, wire.Version1)
 	c.lock()
 	c.setID(tc.odcid)
-	id, _ := tc.ep.newConnID(c.shard, c)
+	id, _ := tc.ep.newConnID(c.shard(), c)
 	c.ids.local, c.ids.nextLocal, c.ids.peerLimit = []localID{{id: id}}, 1, 2
 	c.ids.remote = []remoteID{{id: tc.peerID}}
 	c.path.init(0, tc.remote, serverAddr.Addr(), 0, cfg)
@@ -78,10 +78,11 @@ func newFuzzServer(t testing.TB) *fuzzServer {
 
 type noHandshake struct{}
 
-func (noHandshake) Crypto(Level, []byte)   {}
-func (noHandshake) TransportParams([]byte) {}
-func (noHandshake) Ticket()                {}
-func (noHandshake) Close()                 {}
+func (noHandshake) Crypto(Level, []byte)     {}
+func (noHandshake) TransportParams([]byte)   {}
+func (noHandshake) Ticket()                  {}
+func (noHandshake) Remember(Version, []byte) {}
+func (noHandshake) Close()                   {}
 
 // deliver hands a datagram to the endpoint, as its reader does.
 func (f *fuzzServer) deliver(b []byte) {

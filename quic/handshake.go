@@ -45,12 +45,14 @@ func levelOf(s recovery.Space) Level {
 func (c *Conn) startClient() {
 	c.initFlow()
 	local := c.localParams()
+	early := c.early.wanted
 	c.trace.Parameters(c.now(), true, local)
 	params := local.Append(nil, false)
 	epoch := c.hsEpoch
 	c.hs = c.cfg.Handshaker.Handshake(&HandshakeRequest{
-		ID: c.id, Version: c.version, ServerName: c.cfg.ServerName, NextProtos: c.cfg.NextProtos, TransportParams: params,
+		ID: c.id, ServerName: c.cfg.ServerName, NextProtos: c.cfg.NextProtos, TransportParams: params,
 		Remote: c.path.remote, Timeout: c.cfg.handshakeTimeout(), Options: c.cfg.HandshakeOptions,
+		Version: c.version, EarlyData: early,
 	}, func(e HandshakeEvent) {
 		e.epoch = epoch
 		c.sink(e)
@@ -173,9 +175,7 @@ func (c *Conn) feedCrypto(space recovery.Space) {
 			c.emit(Event{Kind: EventSessionTicket, Data: clone(b)})
 		}
 	}
-	if space != recovery.AppData || c.version == c.ver.original {
-		c.hs.Crypto(levelOf(space), b) // a session of another version than it began with is not resumed
-	}
+	c.hs.Crypto(levelOf(space), b)
 	s.take(len(b))
 }
 
@@ -190,7 +190,7 @@ func (c *Conn) route(b []byte) bool {
 	if !complete {
 		return false
 	}
-	c.hello = &ClientHelloInfo{ServerName: ch.ServerName, ALPN: ch.ALPN, SessionTicket: ch.SessionTicket,
+	c.hello = &ClientHelloInfo{ServerName: ch.ServerName, ALPN: ch.ALPN, SessionTicket: ch.SessionTicket, PSKModes: ch.PSKModes,
 		Remote: c.path.remote, Local: c.ep.localAddr(c.path.local)}
 	if f := c.cfg.GetConfigForClient; f != nil {
 		cfg, err := f(c.hello)
@@ -217,8 +217,9 @@ func (c *Conn) route(b []byte) bool {
 	}
 	c.initFlow()
 	req := &HandshakeRequest{
-		ID: c.id, Server: true, Version: c.version, ServerName: ch.ServerName, NextProtos: c.cfg.NextProtos, Crypto: b,
+		ID: c.id, Server: true, ServerName: ch.ServerName, NextProtos: c.cfg.NextProtos, Crypto: b,
 		Remote: c.path.remote, Timeout: c.cfg.handshakeTimeout(), Options: c.cfg.HandshakeOptions, ClientHello: c.hello,
+		Version: c.version,
 	}
 	if ch.TransportParams != nil {
 		// TLS would tell them and then wait for ours: with a helper, that takes a
@@ -227,6 +228,11 @@ func (c *Conn) route(b []byte) bool {
 			return false
 		}
 		c.helloParams, req.TransportParams = clone(ch.TransportParams), c.ownParams()
+	}
+	if c.cfg.EarlyData {
+		req.EarlyData, req.EarlyLimits = true, earlyLimits(c.localParams())
+	} else {
+		c.refuseEarly()
 	}
 	c.hs = c.cfg.Handshaker.Handshake(req, c.sink)
 	return true
@@ -262,6 +268,10 @@ func (c *Conn) onHandshakeEvent(e *HandshakeEvent) {
 		clear(e.Data)
 	case EventPeerTransportParams:
 		c.onPeerParams(e.Data)
+	case EventEarlyParams:
+		c.onEarlyParams(e.Data)
+	case EventEarlyRejected:
+		c.onEarlyRejected()
 	case EventDone:
 		c.pendingTLS = e.TLS
 		c.maybeComplete()
@@ -287,12 +297,25 @@ func (c *Conn) onHandshakeEvent(e *HandshakeEvent) {
 // consumed, this MUST be treated as a connection error of type
 // PROTOCOL_VIOLATION."
 func (c *Conn) onSecret(e *HandshakeEvent) {
-	if e.Level == LevelEarly || e.Level == LevelInitial {
-		return // 0-RTT is never used
+	if e.Level == LevelInitial {
+		return
 	}
-	key, err := protect.NewKey(c.version, e.Suite, e.Data)
+	v := c.version
+	if e.Level == LevelEarly {
+		v = c.ver.original
+	}
+	key, err := protect.NewKey(v, e.Suite, e.Data)
 	if err != nil {
 		c.shutdown(&HandshakeError{Alert: AlertHandshakeFailure, Err: err})
+		return
+	}
+	if e.Level == LevelEarly {
+		if e.Write {
+			c.onEarlyKey(key)
+		} else {
+			c.onReadEarly(key)
+		}
+		c.dirty = true
 		return
 	}
 	if e.Level == LevelApp {
@@ -313,8 +336,17 @@ func (c *Conn) onSecret(e *HandshakeEvent) {
 		return
 	}
 	c.dirty = true
-	if !e.Write && e.Level == LevelHandshake {
+	switch {
+	case !e.Write && e.Level == LevelHandshake:
+		c.refuseEarly()
 		c.retryEarly()
+	case e.Write && e.Level == LevelApp && !c.server:
+		// RFC 9001, Section 4.9.3: "Therefore, a client SHOULD discard 0-RTT
+		// keys as soon as it installs 1-RTT keys, as they have no use after
+		// that moment."
+		c.early.dropKeys()
+	case e.Write && e.Level == LevelApp:
+		c.openEarly()
 	}
 	c.maybeComplete()
 }
@@ -367,10 +399,12 @@ func (c *Conn) takePeerParams(b []byte) bool {
 	c.flow.sendMax = p.InitialMaxData
 	c.streams.max = [2]uint64{p.InitialMaxStreamsBidi, p.InitialMaxStreamsUni}
 	for _, s := range c.streams.all {
-		if s.local() && s.bidi() {
-			s.snd.max = p.InitialMaxStreamDataBidiRemote
+		if s.local() && s.snd.exists {
+			s.snd.max = c.initialMax(s)
+			c.queueSend(s)
 		}
 	}
+	c.resendAll()
 	if p.HasResetToken && !c.server && len(c.ids.remote) > 0 {
 		c.ids.remote[0].token, c.ids.remote[0].hasToken = p.ResetToken, true
 		c.useRemote(&c.path, 0)
@@ -458,11 +492,17 @@ func (c *Conn) maybeComplete() {
 		_ = c.fail(CryptoErrorBase+TransportErrorCode(AlertNoApplicationProtocol), 0, "no application protocol was agreed on")
 		return
 	}
+	if err := c.checkEarly(); err != nil {
+		_ = c.fail(TransportParameterError, 0, err.Error())
+		return
+	}
+	t.EarlyData = c.early.rx != nil || c.early.offered && !c.early.rejected
 	c.tls = t
 	c.state = stateOpen
 	c.trace.State(c.now(), "handshake_completed")
 	c.setIdle()
 	c.raiseMTU()
+	c.hs.Remember(c.version, c.remembered())
 	if c.server {
 		if !c.cfg.ManualAdmit {
 			c.admit()
@@ -489,20 +529,25 @@ func (c *Conn) setIdle() {
 	}
 }
 
-// admit lets the application have the connection.
-//
-// RFC 9000, Section 19.20: "Servers MUST NOT send a HANDSHAKE_DONE frame before
-// completing the handshake."
-func (c *Conn) admit() {
+// takeStreams lets the application have what the peer sends.
+func (c *Conn) takeStreams() {
 	c.admitted = true
 	c.acct.lateMax = c.cfg.outOfOrder(true)
-	c.issueIDs()
 	for i := range c.streams.accept {
 		c.streams.accept[i].open()
 	}
 	if c.dg != nil {
 		c.dg.arrived.open()
 	}
+}
+
+// admit lets the application have the connection.
+//
+// RFC 9000, Section 19.20: "Servers MUST NOT send a HANDSHAKE_DONE frame before
+// completing the handshake."
+func (c *Conn) admit() {
+	c.takeStreams()
+	c.issueIDs()
 	if c.server {
 		// RFC 9001, Section 4.1.2: "the TLS handshake is considered confirmed at
 		// the server when the handshake completes. The server MUST send a
@@ -512,11 +557,7 @@ func (c *Conn) admit() {
 		// RFC 9000, Section 19.7: "Clients MUST NOT send NEW_TOKEN frames."
 		c.tokenDue = c.cfg.Retry != RetryNever
 		c.confirm()
-		if c.version == c.ver.original {
-			// A ticket belongs to the version it was issued in (RFC 9369, Section 5), and
-			// who asked for the handshake was told of the first one.
-			c.hs.Ticket()
-		}
+		c.hs.Ticket()
 	}
 	c.dirty = true
 }
@@ -533,7 +574,7 @@ func (c *Conn) confirm() {
 	// the TLS handshake is confirmed".
 	c.dropSpace(recovery.Initial)
 	c.dropSpace(recovery.Handshake)
-	c.early = nil
+	c.ahead = nil
 	if !c.server {
 		c.goToPreferred()
 	}

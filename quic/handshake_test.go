@@ -441,15 +441,15 @@ func TestEarlyPacketsAreBounded(t *testing.T) {
 			tc.sendRaw(junk)
 		}
 		n := 0
-		for _, e := range tc.conn.early {
+		for _, e := range tc.conn.ahead {
 			n += len(e.data)
 		}
-		if len(tc.conn.early) > maxEarlyPackets || n > 128<<10 {
-			t.Errorf("%d packets with %d bytes are kept", len(tc.conn.early), n)
+		if len(tc.conn.ahead) > maxEarlyPackets || n > 128<<10 {
+			t.Errorf("%d packets with %d bytes are kept", len(tc.conn.ahead), n)
 		}
 		tc.flushCrypto()
 		tc.handshakeRest()
-		if tc.conn.early != nil {
+		if tc.conn.ahead != nil {
 			t.Error("early packets are still there after the handshake")
 		}
 	})

@@ -48,6 +48,10 @@ type Handshake interface {
 	// TransportParams is a server's answer to EventPeerTransportParams where the
 	// request had none: its own parameters, encoded (RFC 9000, Section 18).
 	TransportParams(b []byte)
+	// Remember says, once the handshake is complete, what belongs to the session
+	// tickets to come: the version they are good for, and at a client the server's
+	// parameters, which come back with EventEarlyParams.
+	Remember(version Version, params []byte)
 	// Ticket tells a server's TLS that the client was admitted, so that it
 	// may issue a session ticket.
 	Ticket()
@@ -60,7 +64,6 @@ type Handshake interface {
 type HandshakeRequest struct {
 	ID              string           // connection id, for logs and audit
 	Server          bool             // which side to play
-	Version         Version          // QUIC version of the client's first flight: sessions are resumed in it alone
 	ServerName      string           // client: the name to verify; server: the name the router saw
 	NextProtos      []string         // ALPN: offered by a client, accepted by a server
 	TransportParams []byte           // our own, encoded; nil on a server: they follow EventPeerTransportParams
@@ -69,6 +72,17 @@ type HandshakeRequest struct {
 	Timeout         time.Duration    // how long the handshake may take in all
 	Options         any              // Config.HandshakeOptions, opaque to this package
 	ClientHello     *ClientHelloInfo // server only: what the router parsed
+
+	// Version is that of the client's first flight: sessions of others must not be
+	// used (RFC 9369, Section 5).
+	Version Version
+	// EarlyData has a client offer 0-RTT if it has a session for it, and lets a
+	// server accept it. A server must accept each ticket's once only.
+	EarlyData bool
+	// EarlyLimits are a server's, for its tickets: 0-RTT may only be accepted with a
+	// ticket none of whose limits is higher than the one in the same place now
+	// (RFC 9000, Section 7.4.1).
+	EarlyLimits []uint64
 }
 
 // EventKind tells what a HandshakeEvent carries.
@@ -81,6 +95,8 @@ const (
 	EventPeerTransportParams                      // Data: the peer's encoded parameters
 	EventDone                                     // TLS: the handshake is complete
 	EventFailed                                   // Alert, Err: the handshake failed
+	EventEarlyParams                              // Data: what Remember kept; 0-RTT is offered, its key follows
+	EventEarlyRejected                            // the server has refused 0-RTT
 )
 
 // HandshakeEvent is one step of a handshake, from the Handshaker to the connection.
@@ -107,6 +123,7 @@ type TLSState struct {
 	Suite      uint16   // cipher suite
 	Chain      [][]byte // the peer's certificates as verified, DER, leaf first; empty: none
 	Resumed    bool     // a session ticket was used
+	EarlyData  bool     // 0-RTT was accepted
 	Exporter   []byte   // EXPORTER-Channel-Binding, 32 bytes (RFC 9266)
 	TrustEpoch uint64   // the Handshaker's own number for the trust that Chain was verified by
 }
@@ -116,6 +133,7 @@ type ClientHelloInfo struct {
 	ServerName    string   // as sent, escaped by whoever logs it
 	ALPN          []string // in the client's order
 	SessionTicket bool     // the hello bears the session_ticket extension (35)
+	PSKModes      bool     // the hello bears psk_key_exchange_modes (45): the client can resume in TLS 1.3
 	Remote        netip.AddrPort
 	Local         netip.AddrPort
 }

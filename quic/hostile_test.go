@@ -434,7 +434,7 @@ func TestHostile26CoalescedJunk(t *testing.T) {
 			tc.wire.take()
 		}
 		tc.dst = good
-		if n, early := len(tc.ep.Conns()), len(tc.conn.early); n != 1 || early != 0 {
+		if n, early := len(tc.ep.Conns()), len(tc.conn.ahead); n != 1 || early != 0 {
 			t.Errorf("%d connections, %d packets kept", n, early)
 		}
 		tc.ep.mu.RLock()
@@ -448,7 +448,7 @@ func TestHostile26CoalescedJunk(t *testing.T) {
 		b := tc.build(wire.PacketInitial, ping())
 		b = append(b, append(wire.AppendShort(nil, other, 1, 4, false, false), make([]byte, 50)...)...)
 		tc.sendRaw(b)
-		if n := len(tc.conn.early); n != 0 {
+		if n := len(tc.conn.ahead); n != 0 {
 			t.Errorf("%d packets for another connection were kept", n)
 		}
 	})

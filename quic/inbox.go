@@ -40,6 +40,7 @@ type rxBatch struct {
 	local   netip.Addr
 	ifIndex int
 	ecn     uint8
+	via     *shard // whose socket it came from
 }
 
 // A batchList is memory for waiting batches. Lists go round: an idle

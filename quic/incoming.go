@@ -52,6 +52,13 @@ func (e *Endpoint) unknown(s *shard, r *rxBatch, id wire.ConnID) {
 			continue
 		}
 		h, err := wire.ParseLong(b)
+		if err == nil && h.Type == wire.Packet0RTT && cfg.EarlyData {
+			// While addresses are validated there will be no such connection.
+			if cfg.Retry == RetryAlways || !e.waiting.put(b, h.Dst, r, time.Now()) {
+				e.stats.Drop0RTT.Add(1)
+			}
+			continue
+		}
 		// RFC 9000, Section 5.2.2: "Servers MUST drop incoming packets under
 		// all other circumstances."
 		if err != nil || h.Type != wire.PacketInitial || cfg.NoGrease && !wire.HasFixedBit(b[0]) {
@@ -161,6 +168,9 @@ func (e *Endpoint) start(s *shard, cfg *Config, h *wire.LongHeader, r *rxBatch, 
 	e.addLive(c)
 	e.stats.Started.Add(1)
 	c.processBatch(r)
+	if cfg.EarlyData {
+		c.receiveWaiting(e.waiting.take(h.Dst, r, c.now()))
+	}
 	c.dirty = true
 	c.setTimer()
 	c.unlock()

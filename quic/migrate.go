@@ -94,7 +94,7 @@ func (c *Conn) onOtherAddress(src *packetSource, dst wire.ConnID, moves bool) {
 	c.loss.OnPathChange(p.id)
 	c.testECN()
 	c.startChallenge(&c.path)
-	c.log.Debug("peer address changed", "from", old.remote, "to", src.remote)
+	c.log().Debug("peer address changed", "from", old.remote, "to", src.remote)
 }
 
 // followOwn has a server follow a client that sends to another of our addresses:
@@ -110,8 +110,8 @@ func (c *Conn) followOwn(src *packetSource) {
 	if c.probe != nil {
 		return
 	}
-	if _, err := c.startProbe(src.remote, src.local); err != nil {
-		c.log.Debug("not going to our other address", "address", src.local, "error", err)
+	if _, err := c.startProbe(src.remote, src.local, nil); err != nil {
+		c.log().Debug("not going to our other address", "address", src.local, "error", err)
 	}
 }
 
@@ -146,7 +146,7 @@ func (c *Conn) startChallenge(p *path) {
 func (c *Conn) onPathChallenge(src *packetSource, data [8]byte) {
 	p := &c.path
 	switch {
-	case c.probe != nil && src.remote == c.probe.path.remote && src.local == c.probe.path.local:
+	case c.probe != nil && c.cameOnProbe(src):
 		p = &c.probe.path
 	case c.server && c.cameOn(p, src) || !c.server && !c.leftBehind(src):
 	case c.server && c.prev != nil && c.cameOn(c.prev, src):
@@ -205,7 +205,7 @@ func (c *Conn) onPathResponse(data [8]byte) {
 	}
 	if c.prev != nil {
 		// Not logged before: a peer can claim an address with every packet.
-		c.log.Info("peer address changed", "from", c.prev.remote, "to", p.remote)
+		c.log().Info("peer address changed", "from", c.prev.remote, "to", p.remote)
 	}
 	if c.prev != nil && c.prev.peerSeq != p.peerSeq {
 		c.retireRemote(c.prev.peerSeq)
@@ -278,7 +278,7 @@ func (c *Conn) checkChallenge() {
 	}
 	p.challenging, p.needChallenge = false, false
 	if c.prev != nil {
-		c.log.Debug("peer address did not answer, going back", "from", p.remote, "to", c.prev.remote)
+		c.log().Debug("peer address did not answer, going back", "from", p.remote, "to", c.prev.remote)
 		c.goBack()
 		return
 	}

@@ -174,7 +174,7 @@ func (c *Conn) tryMTU(size int) (refused bool) {
 	c.probing = false
 	s.reserve = 0
 	m := udp.SendMsg{Data: b, Remote: p.remote, Local: p.local, IfIndex: p.ifIndex, DontFragment: true}
-	switch err := c.shard.conn().Send(&m); {
+	switch err := c.sockOf(p).Send(&m); {
 	case err == nil:
 		s.pending, s.carried = true, 0
 		c.stats.DatagramsSent++
@@ -249,6 +249,6 @@ func (c *Conn) checkBlackHole() {
 
 func (c *Conn) blackHole() {
 	c.stats.BlackHoles++
-	c.log.Debug("datagrams of this size only get lost", "bytes", c.path.mtu)
+	c.log().Debug("datagrams of this size only get lost", "bytes", c.path.mtu)
 	c.lowerMTU(c.path.mtu)
 }

@@ -212,7 +212,9 @@ func (c *Conn) recordSent(space recovery.Space, pkt *recovery.SentPacket, size i
 	pkt.PMTUProbe = c.probing
 	pkt.ECN = c.marking
 	pkt.Batched = c.batched
-	pkt.KeyPhase = c.app.generation
+	if pkt.KeyPhase = c.app.generation; c.app.tx == nil {
+		pkt.KeyPhase = earlyPhase // 0-RTT, or another space, where it does not matter
+	}
 	if pkt.NumRecords > 0 && pkt.At(0).Kind == recAck {
 		c.recv[space].OnAckSent(c.now())
 		if space == recovery.AppData && c.app.rxSeen && pkt.At(0).Off >= c.app.rxLowest {

@@ -141,6 +141,9 @@ func (c *Conn) appendStreamControl(b []byte, room int, add func(recovery.Record)
 		s := q[0]
 		q = withoutFirst(q)
 		s.ctrl = false
+		if c.holds(s) {
+			continue
+		}
 		r, w := &s.rcv, &s.snd
 		if w.needReset {
 			b = wire.AppendResetStream(b, s.id, w.resetCode, w.buf.end)
@@ -245,7 +248,7 @@ func wantsMore(s *Stream, sp span, n int) bool {
 // ensuring that it is within the flow control limits set by its peer."
 func (c *Conn) nextSpan(s *Stream) (sp span, again, ok bool) {
 	w := &s.snd
-	if s.gone || w.reset {
+	if s.gone || w.reset || c.holds(s) {
 		return span{}, false, false
 	}
 	sp, again = w.buf.pending()
@@ -303,7 +306,7 @@ func (c *Conn) markSent(s *Stream, off uint64, n int, again bool, pkt *recovery.
 		c.stats.BytesRetransmitted += uint64(n)
 	} else {
 		c.flow.sent += uint64(n)
-		c.turns.answered()
+		c.answered()
 	}
 	w.buf.sent(off, end)
 	if off == 0 && !again {
@@ -357,7 +360,7 @@ func (c *Conn) placeStream(front []byte, p *streamPiece, out *protect.Packet) []
 // batchPayload is how many stream bytes fill one batch of datagrams, so that
 // a read of that size becomes one send.
 func (c *Conn) batchPayload(id, off uint64) int {
-	segments := min(maxDatagramSize/c.path.mtu, c.shard.conn().Caps().MaxSegments)
+	segments := min(maxDatagramSize/c.path.mtu, c.shard().conn().Caps().MaxSegments)
 	per := c.path.mtu - 1 - c.dst().Len() - 3 - protect.TagLen - wire.StreamHeaderLen(id, max(off, 1)+bigChunkSize, -1)
 	if segments <= 1 {
 		// An ACK frame in front must not push the last bytes of every chunk into a

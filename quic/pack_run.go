@@ -51,11 +51,14 @@ func (c *Conn) layRun(b *outBatch, k *chunk, p streamPiece, n int, out protect.P
 	pkt.Add(recovery.Record{})
 	at := chunkHeadroom + int(p.off-k.off)
 	slots := b.buf.Bytes()[b.n:]
+	grease := c.greaseBits()
 	for i := range n {
 		pn := c.loss.NextPN(recovery.AppData)
 		slot := slots[i*b.segment : (i+1)*b.segment : (i+1)*b.segment]
 		head := wire.AppendShort(slot[:0], b.flow.Dst, pn, int(out.PNLen), c.app.phase, false)
-		c.greaseBit(&head[0])
+		if grease>>i&1 != 0 {
+			wire.ClearFixedBit(&head[0])
+		}
 		wire.AppendStreamHeader(head, p.stream.id, p.off, -1, false)
 		out.PN, out.Out, out.Plain = pn, slot, k.b[at-int(out.Front):at+p.n]
 		b.plain.Packets = append(b.plain.Packets, out)
@@ -83,7 +86,7 @@ func (c *Conn) markRun(s *Stream, off, end uint64, again bool) {
 		c.stats.BytesRetransmitted += end - off
 	} else {
 		c.flow.sent += end - off
-		c.turns.answered()
+		c.answered()
 	}
 	w.buf.sent(off, end)
 	c.wakeRoom(s)

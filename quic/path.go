@@ -18,6 +18,7 @@ type path struct {
 	remote  netip.AddrPort
 	local   netip.Addr // source address to send from; invalid: the socket's own
 	ifIndex int
+	via     *shard // while it is probed: the socket to send from; nil: the connection's
 
 	validated bool
 	received  uint64 // bytes, counted until validated

@@ -47,7 +47,7 @@ var (
 // Migrate moves a client's connection to another local address of its socket,
 // which must not be bound to one address alone. It returns when the server was
 // found to answer there and the connection has moved, or why it has not: then it
-// goes on where it was. To change the port, use Endpoint.ReplaceSocket.
+// goes on where it was. To change the port, see MigrateTo.
 func (c *Conn) Migrate(ctx context.Context, local netip.Addr) error {
 	c.lock()
 	m, err := c.startMigration(local)
@@ -55,8 +55,12 @@ func (c *Conn) Migrate(ctx context.Context, local netip.Addr) error {
 	if err != nil {
 		return err
 	}
+	return c.awaitProbe(ctx, m)
+}
+
+func (c *Conn) awaitProbe(ctx context.Context, m *probe) error {
 	select {
-	case err = <-m.done:
+	case err := <-m.done:
 		return err
 	case <-c.Done():
 		return c.Err()
@@ -71,17 +75,28 @@ func (c *Conn) Migrate(ctx context.Context, local netip.Addr) error {
 }
 
 func (c *Conn) startMigration(local netip.Addr) (*probe, error) {
-	if err := c.closeErr(); err != nil {
+	if err := c.mayMigrate(); err != nil {
 		return nil, err
 	}
 	local = local.Unmap()
+	if !local.IsValid() || local.IsUnspecified() || local.Is4() != c.path.remote.Addr().Is4() {
+		return nil, fmt.Errorf("quic: migrate: from %v nothing can go to %v", local, c.path.remote)
+	}
+	return c.startProbe(c.path.remote, local, nil)
+}
+
+// mayMigrate tells why a connection cannot move now.
+func (c *Conn) mayMigrate() error {
+	if err := c.closeErr(); err != nil {
+		return err
+	}
 	switch {
 	case c.server:
-		return nil, errMigrateServer
+		return errMigrateServer
 	case !c.confirmed:
 		// RFC 9000, Section 9: "An endpoint MUST NOT initiate connection migration before
 		// the handshake is confirmed".
-		return nil, errMigrateEarly
+		return errMigrateEarly
 	case c.peerParams.DisableActiveMigration && !c.atPreferred():
 		// RFC 9000, Section 18.2: "An endpoint that receives this transport
 		// parameter MUST NOT use a new local address when sending to the
@@ -95,20 +110,19 @@ func (c *Conn) startMigration(local netip.Addr) (*probe, error) {
 		// RFC 9000, Section 18.2: "This transport parameter does not prohibit
 		// connection migration after a client has acted on a preferred_address
 		// transport parameter."
-		return nil, errMigrateDisabled
+		return errMigrateDisabled
 	case c.probe != nil:
-		return nil, ErrMigrating
-	case !local.IsValid() || local.IsUnspecified() || local.Is4() != c.path.remote.Addr().Is4():
-		return nil, fmt.Errorf("quic: migrate: from %v nothing can go to %v", local, c.path.remote)
+		return ErrMigrating
 	}
-	return c.startProbe(c.path.remote, local)
+	return nil
 }
 
-// startProbe begins to validate a path.
+// startProbe begins to validate a path, through a socket of its own or, with nil,
+// the connection's.
 //
 // RFC 9000, Section 21.5.3: "A client MUST NOT send non-probing frames to a
 // preferred address prior to validating that address; see Section 8."
-func (c *Conn) startProbe(remote netip.AddrPort, local netip.Addr) (*probe, error) {
+func (c *Conn) startProbe(remote netip.AddrPort, local netip.Addr, via *shard) (*probe, error) {
 	seq, ok := c.unusedRemote()
 	if !ok {
 		return nil, errMigrateNoID
@@ -116,6 +130,7 @@ func (c *Conn) startProbe(remote netip.AddrPort, local netip.Addr) (*probe, erro
 	c.paths++
 	m := &probe{done: make(chan error, 1)}
 	m.path.init(c.paths, remote, local, 0, c.cfg)
+	m.path.via = via
 	m.path.validated = true // the limit is the server's (RFC 9000, Section 8.1)
 	c.probe = m
 	c.useRemote(&m.path, seq)
@@ -138,9 +153,13 @@ func (c *Conn) endProbe(err error) {
 	defer func() { m.done <- err }()
 	if err != nil {
 		c.retireRemote(m.path.peerSeq)
+		if m.path.via != nil {
+			c.ep.closeMoved(m.path.via)
+		}
 		return
 	}
-	old := c.path
+	old, oldSock := c.path, c.localAddr()
+	c.moveIn(&m.path)
 	c.path, c.prev = m.path, nil
 	if old.remote != c.path.remote {
 		c.prev = &old // what is on its way from there still counts
@@ -151,7 +170,7 @@ func (c *Conn) endProbe(err error) {
 	c.stats.PathChanges++
 	c.ping, c.freq.immediate, c.dirty = true, true, true
 	c.raiseMTU()
-	c.log.Info("moved", "from", old.local, "to", c.path.local, "server", c.path.remote)
+	c.log().Info("moved", "from", oldSock, "to", c.localAddr(), "server", c.path.remote)
 	c.ep.onPathValidated(c)
 	if c.eventMask&EventMigration != 0 {
 		c.emit(Event{Kind: EventMigration, Local: true})
@@ -175,11 +194,11 @@ func (c *Conn) goToPreferred() {
 		return
 	}
 	if !mayLead(c.path.remote.Addr(), to) {
-		c.log.Warn("the server's preferred address is not gone to", "address", to)
+		c.log().Warn("the server's preferred address is not gone to", "address", to)
 		return
 	}
-	if _, err := c.startProbe(to, c.path.local); err != nil {
-		c.log.Debug("the server's preferred address is not gone to", "address", to, "error", err)
+	if _, err := c.startProbe(to, c.path.local, nil); err != nil {
+		c.log().Debug("the server's preferred address is not gone to", "address", to, "error", err)
 	}
 }
 
@@ -229,7 +248,7 @@ func (c *Conn) preferredAddress() *wire.PreferredAddress {
 	if !p.IPv4.IsValid() && !p.IPv6.IsValid() {
 		return nil
 	}
-	id, ok := c.ep.newConnID(c.shard, c)
+	id, ok := c.ep.newConnID(c.shard(), c)
 	if !ok {
 		return nil
 	}
@@ -247,6 +266,18 @@ func (c *Conn) ofPreferred() bool {
 // cameOn tells whether a packet came by a path.
 func (c *Conn) cameOn(p *path, src *packetSource) bool {
 	return src.remote == p.remote && (src.local == p.local || !src.local.IsValid() || !c.ofPreferred())
+}
+
+// cameOnProbe tells whether a packet came by the path that is probed.
+func (c *Conn) cameOnProbe(src *packetSource) bool {
+	p := &c.probe.path
+	if src.remote != p.remote {
+		return false
+	}
+	if p.via != nil {
+		return src.via == p.via
+	}
+	return src.local == p.local
 }
 
 // refusesMove tells whether a packet is of a migration that is not allowed. RFC

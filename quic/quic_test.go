@@ -192,6 +192,12 @@ func TestReadBehindClose(t *testing.T) {
 // move sends size bytes on a stream of its own, from memory to nowhere.
 func move(t testing.TB, ctx context.Context, from, to *Conn, size int64) {
 	t.Helper()
+	moveThrough(t, ctx, from, to, size, func(r io.Reader) io.Reader { return r })
+}
+
+// moveThrough is move with something around what is read.
+func moveThrough(t testing.TB, ctx context.Context, from, to *Conn, size int64, wrap func(io.Reader) io.Reader) {
+	t.Helper()
 	done := make(chan error, 1)
 	go func() {
 		s, err := to.AcceptStream(ctx)
@@ -210,7 +216,7 @@ func move(t testing.TB, ctx context.Context, from, to *Conn, size int64) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.SendAll(&zeros{size}); err != nil {
+	if _, err := s.SendAll(wrap(&zeros{size})); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-done; err != nil {

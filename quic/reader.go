@@ -119,7 +119,7 @@ func (e *Endpoint) readLoop(st *seat) {
 		if len(st.late.conns) > 0 && st.msg.N < viewThreshold {
 			runtime.Gosched()
 		}
-		if st.worthLending() {
+		if st.mayLend() {
 			st.lend(e)
 		}
 	}
@@ -145,7 +145,7 @@ func (e *Endpoint) dispatch(s *shard, r *socketReader) {
 		e.mu.RLock()
 		c := e.conns[id]
 		e.mu.RUnlock()
-		batch := rxBatch{buf: buf, data: run, segment: seg, total: m.N, remote: m.Remote, local: m.Local, ifIndex: m.IfIndex, ecn: m.ECN}
+		batch := rxBatch{buf: buf, data: run, segment: seg, total: m.N, remote: m.Remote, local: m.Local, ifIndex: m.IfIndex, ecn: m.ECN, via: s}
 		if c == nil {
 			e.unknown(s, &batch, id)
 			r.last = nil

@@ -23,6 +23,7 @@ type packetSource struct {
 	local   netip.Addr
 	ifIndex int
 	ecn     uint8
+	via     *shard
 	size    int // of the datagram
 	replied int // bytes sent straight back to it
 }
@@ -30,7 +31,7 @@ type packetSource struct {
 func (c *Conn) processBatch(r *rxBatch) {
 	c.acct.batch, c.acct.batchBuf = nil, r.buf
 	c.acct.batchBig = r.total >= viewThreshold
-	src := packetSource{remote: r.remote, local: r.local, ifIndex: r.ifIndex, ecn: r.ecn}
+	src := packetSource{remote: r.remote, local: r.local, ifIndex: r.ifIndex, ecn: r.ecn, via: r.via}
 	for data := r.data; len(data) > 0; {
 		n := min(r.segment, len(data))
 		src.size, src.replied = n, 0
@@ -217,15 +218,7 @@ func (c *Conn) processLong(b []byte, h *wire.LongHeader, src *packetSource, data
 		c.onRetry(b, h)
 		return false
 	case wire.Packet0RTT:
-		// RFC 9001, Section 4.6.2: "When rejecting 0-RTT, a server MUST NOT
-		// process any 0-RTT packets, even if it could."
-		//
-		// RFC 9001, Section 5.6: "A client MUST NOT attempt to decrypt 0-RTT
-		// packets it receives and instead MUST discard them."
-		//
-		// 0-RTT is not accepted; the client sends it again as 1-RTT.
-		c.ep.stats.Drop0RTT.Add(1)
-		return false
+		return c.process0RTT(b, h, src)
 	}
 	if !c.server && len(h.Token) > 0 {
 		// RFC 9000, Section 17.2.2: "Initial packets sent by the server MUST set the
@@ -388,6 +381,7 @@ func (c *Conn) processShort(b []byte, src *packetSource) bool {
 	if updated && !c.onPeerKeyUpdate(pn) {
 		return true
 	}
+	c.heard1RTT(pn)
 	c.finishPacket(recovery.AppData, wire.Packet1RTT, dst, pn, payload, src)
 	return true
 }
@@ -489,6 +483,9 @@ func (c *Conn) finishPacket(space recovery.Space, t wire.PacketType, dst wire.Co
 	if space == recovery.AppData {
 		newest := int64(pn) > c.largestPN
 		c.largestPN = max(c.largestPN, int64(pn))
+		if t == wire.Packet0RTT {
+			return // it says nothing of the path, and was sent to an ID of the client's choice
+		}
 		if !c.cameOn(&c.path, src) {
 			c.onOtherAddress(src, dst, f.nonProbing && newest)
 		}
@@ -501,21 +498,21 @@ func (c *Conn) finishPacket(space recovery.Space, t wire.PacketType, dst wire.Co
 // keepEarly keeps a packet that came before its keys, within bounds.
 func (c *Conn) keepEarly(b []byte, src *packetSource) {
 	held := len(b)
-	for i := range c.early {
-		held += len(c.early[i].data)
+	for i := range c.ahead {
+		held += len(c.ahead[i].data)
 	}
-	if len(c.early) >= maxEarlyPackets || held > maxEarlyBytes || c.tls != nil && c.app.rx != nil {
+	if len(c.ahead) >= maxEarlyPackets || held > maxEarlyBytes || c.tls != nil && c.app.rx != nil {
 		c.ep.stats.DropNoKeys.Add(1)
 		c.trace.Dropped(c.now(), len(b), "no-keys")
 		return
 	}
-	c.early = append(c.early, earlyPacket{append([]byte(nil), b...), src.remote, src.local, src.ifIndex, src.ecn})
+	c.ahead = append(c.ahead, earlyPacket{append([]byte(nil), b...), src.remote, src.local, src.ifIndex, src.ecn})
 }
 
 // retryEarly processes packets that waited for keys.
 func (c *Conn) retryEarly() {
-	wait := c.early
-	c.early = nil
+	wait := c.ahead
+	c.ahead = nil
 	for i := range wait {
 		if c.state >= stateClosing {
 			return

@@ -25,8 +25,13 @@ func (c *Conn) mayRest() bool {
 
 // rest gives back what an idle connection does not need.
 func (c *Conn) rest() {
+	// One that was woken by a keepalive alone leaves nothing behind that would be
+	// worth a call, and crowds of those never end.
+	if moved := c.stats.StreamBytesSent + c.stats.StreamBytesReceived; c.restedAt.IsZero() || moved-c.restedBytes > restWorth {
+		c.restedBytes = moved
+		c.ep.rests.add(c.ep)
+	}
 	c.restedAt = c.now()
-	c.ep.rests.add(c.ep)
 	c.loss.Rest(recovery.AppData)
 	c.app.rest()
 	c.ack.Ranges, c.ackRanges, c.wireRanges = nil, nil, nil
@@ -75,6 +80,10 @@ func (s *cryptoStream) rest() {
 		s.in = nil
 	}
 }
+
+// restWorth is how many bytes of streams make a connection leave garbage behind
+// that counts.
+const restWorth = 64 << 10
 
 // restWave counts connections that come to rest, see WithRest.
 type restWave struct {

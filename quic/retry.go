@@ -56,7 +56,9 @@ func (c *Conn) onRetry(b []byte, h *wire.LongHeader) {
 	// be used in subsequent connection attempts."
 	c.token = append([]byte(nil), h.Token...)
 	c.keys[recovery.Initial] = initialKeys(c.version, h.Src, false)
-	c.loss.OnRetry(func(*recovery.SentPacket) {})
+	// RFC 9000, Section 17.2.3: "A client SHOULD attempt to resend data in 0-RTT
+	// packets after it sends a new Initial packet."
+	c.loss.OnRetry(c.requeueFunc)
 	// RFC 9000, Section 17.2.5.3: "A client MUST use the same cryptographic
 	// handshake message it included in this packet."
 	c.crypto[recovery.Initial].rewind()

@@ -39,7 +39,7 @@ func (k *appKeys) closeFlow() {
 func (c *Conn) sealBatch(b *outBatch) bool {
 	b.plain.Stride = b.segment - protect.TagLen
 	if err := c.ep.sealer.Seal(c.app.flow, &b.plain); err != nil {
-		c.log.Error("a batch was not sealed, and dropped", "err", err)
+		c.log().Error("a batch was not sealed, and dropped", "err", err)
 		b.release()
 		return false
 	}

@@ -2,6 +2,7 @@ package quic
 
 import (
 	"errors"
+	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -23,6 +24,13 @@ import (
 //     or the connection no longer takes turns, the reader takes its seat back.
 //
 // While nothing arrives the reader sleeps without a timer.
+//
+// Who waits in the kernel keeps one of the runtime's processors (GOMAXPROCS)
+// until its monitor takes that away, which takes it between 20 microseconds and
+// 10 milliseconds. So one processor always remains for everybody else, and a
+// connection's seat goes only to one who answers himself what he has read: in a
+// relay others answer meanwhile, need that processor, and would wait for the
+// monitor with each message.
 
 const (
 	// seatPatience is how long a seat may be empty: nobody reads the socket then.
@@ -33,6 +41,9 @@ const (
 	// nobody took; the pause doubles each time.
 	maxSeatPause = 1 << 14
 )
+
+// lentSeats counts the seats of this process that are on offer or taken.
+var lentSeats atomic.Int32
 
 // Who sits in a seat.
 const (
@@ -54,6 +65,7 @@ type seat struct {
 	waiting atomic.Bool // the guest is about to wait for the socket
 	wanted  atomic.Bool // the reader wants the seat back
 	dozing  atomic.Bool // the reader sleeps until it is called
+	wasted  atomic.Bool // others answered while the guest waited
 	visits  atomic.Uint32
 	call    chan struct{} // calls the reader
 
@@ -63,7 +75,7 @@ type seat struct {
 	socketReader
 
 	// The reader's own.
-	pause, skip int
+	pause, skip int // batches
 }
 
 func newSeat(sh *shard, pc udp.PacketConn) *seat {
@@ -91,21 +103,18 @@ func (st *seat) callReader() {
 // waitInPlace waits at a gate by reading the socket. It reports false at once
 // if the socket has its reader.
 func (c *Conn) waitInPlace(g *gate) bool {
-	st := c.shard.seat.Load()
-	if st == nil || st.state.Load() != seatEmpty || !st.state.CompareAndSwap(seatEmpty, seatGuest) {
+	st := c.shard().seat.Load()
+	if st == nil || st.wanted.Load() || st.state.Load() != seatEmpty || !st.state.CompareAndSwap(seatEmpty, seatGuest) {
 		return false
 	}
 	st.woken.Store(false)
 	g.seat.Store(st)
-	for !st.woken.Load() && !g.take() {
+	for !st.wanted.Load() && !st.woken.Load() && !g.take() {
 		if !st.step(c.ep, c) {
 			break
 		}
 		// Nobody else is going to: the wait in RecvDirect has no end of its own.
 		st.late.flush()
-		if st.wanted.Load() {
-			break
-		}
 	}
 	g.seat.Store(nil) // from here on the gate's channel is used again
 	st.visits.Add(1)
@@ -141,8 +150,18 @@ func (st *seat) step(e *Endpoint, c *Conn) bool {
 	return true
 }
 
-// worthLending tells whether the reader should offer its seat.
-func (st *seat) worthLending() bool {
+// answered is called where stream data is sent in answer to what was received. If
+// somebody waits in place, it is not he who answers.
+func (st *seat) answered() {
+	if st.waiting.Load() {
+		st.wasted.Store(true)
+		st.wanted.Store(true)
+		st.wake()
+	}
+}
+
+// mayLend tells whether the reader should offer its seat.
+func (st *seat) mayLend() bool {
 	if st.direct == nil || st.run < seatRun || st.last == nil || !st.last.inTurns.Load() {
 		return false
 	}
@@ -150,11 +169,18 @@ func (st *seat) worthLending() bool {
 		st.skip--
 		return false
 	}
-	return true
+	if lentSeats.Add(1) < int32(runtime.GOMAXPROCS(0)) {
+		return true
+	}
+	lentSeats.Add(-1)
+	st.skip = seatRun
+	return false
 }
 
-// lend offers the seat and returns when the reader has it back.
+// lend offers the seat, once mayLend has allowed it, and returns when the reader
+// has it back.
 func (st *seat) lend(e *Endpoint) {
+	defer lentSeats.Add(-1)
 	closed := e.closed
 	if isClosed(closed) {
 		return
@@ -194,7 +220,7 @@ func (st *seat) lend(e *Endpoint) {
 	}
 	st.wanted.Store(false)
 	st.run = 0
-	if st.visits.Load() == first {
+	if st.wasted.Swap(false) || st.visits.Load() == first {
 		st.pause = min(2*st.pause+seatRun, maxSeatPause)
 	} else {
 		st.pause = 0

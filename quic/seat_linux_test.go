@@ -4,10 +4,14 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net/netip"
 	"os"
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/quic-fsgw/quic-fsgw/quic/udp"
 )
 
 // aGuest is a client that exchanges single bytes with an echo until its reading
@@ -44,9 +48,11 @@ func echo(t *testing.T, c *Conn) {
 
 func newGuest(t *testing.T) *aGuest {
 	t.Helper()
+	procs := runtime.GOMAXPROCS(4) // both ends may have a guest
+	t.Cleanup(func() { runtime.GOMAXPROCS(procs) })
 	g := &aGuest{read: make(chan error, 1)}
 	g.conn, g.server = connect(t, serverConfig(), clientConfig())
-	seat := g.conn.shard.seat.Load()
+	seat := g.conn.shard().seat.Load()
 	if seat.direct == nil {
 		t.Fatal("the socket is not one that can be read in place")
 	}
@@ -173,6 +179,67 @@ func TestGuestReadsForOthers(t *testing.T) {
 	}
 	g.stream.CancelRead(1)
 	g.ends(t, func(err error) bool { var se *StreamError; return errors.As(err, &se) })
+}
+
+// TestGuestThatDoesNotAnswer: where somebody else answers what a guest has read,
+// the reader takes its seat back, and does not offer it again soon.
+func TestGuestThatDoesNotAnswer(t *testing.T) {
+	g := newGuest(t)
+	seat := g.conn.shard().seat.Load()
+	if _, err := g.stream.Write([]byte{1}); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(20 * time.Second); seat.state.Load() != seatReader; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the guest keeps the seat while others answer")
+		}
+	}
+	_ = g.conn.CloseWithError(0, "")
+	<-g.read
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	if err := g.conn.ep.Close(ctx); err != nil { // the reader has ended
+		t.Fatal(err)
+	}
+	if seat.pause < seatRun {
+		t.Errorf("the next offer comes after %d batches", seat.pause)
+	}
+}
+
+// TestSeatsLent: one processor at least is left to those who do not read in place.
+func TestSeatsLent(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(3))
+	for end := time.Now().Add(20 * time.Second); lentSeats.Load() != 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d seats are still lent by endpoints of other tests", lentSeats.Load())
+		}
+	}
+	sock := socketOf(t)
+	c := &Conn{}
+	c.inTurns.Store(true)
+	lent := 0
+	for range 5 {
+		st := newSeat(nil, sock)
+		defer st.buf.Release()
+		st.last, st.run = c, seatRun
+		if st.mayLend() {
+			lent++
+		}
+	}
+	defer lentSeats.Add(-int32(lent))
+	if lent != 2 {
+		t.Errorf("%d of 3 processors are lent", lent)
+	}
+}
+
+func socketOf(t *testing.T) *udp.Socket {
+	t.Helper()
+	s, err := udp.ListenOne(netip.MustParseAddrPort("127.0.0.1:0"), udp.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return s
 }
 
 // TestGuestAcknowledges: what arrives while somebody reads in place is

@@ -99,8 +99,10 @@ func (c *Conn) flush() {
 		if !c.confirmed {
 			c.sendHandshake()
 		}
-		if c.app.tx != nil && c.state == stateOpen && c.blocked == nil {
+		if c.maySendApp() && c.blocked == nil {
 			c.sendApp()
+		} else if c.maySendEarly() {
+			c.sendEarly()
 		}
 	}
 	if c.state < stateClosing {
@@ -123,7 +125,7 @@ func (c *Conn) sendHandshake() {
 		if credit < minDatagram {
 			return
 		}
-		if !probe && !c.path.cc.CanSend(c.loss.InFlight()) && !c.handshakeAckDue() {
+		if !probe && !c.path.cc.CanSend(c.loss.InFlight()) && !c.handshakeAckDue() && !c.handshakeStuck() {
 			return
 		}
 		b := newBatch()
@@ -138,6 +140,18 @@ func (c *Conn) sendHandshake() {
 			return
 		}
 	}
+}
+
+// handshakeStuck: handshake data was lost and the congestion window is full of
+// application data, of which nothing will be heard before the handshake is over,
+// nor will a probe timeout ask for it (RFC 9002, Section 6.2.1). One packet may go.
+func (c *Conn) handshakeStuck() bool {
+	for _, space := range []recovery.Space{recovery.Initial, recovery.Handshake} {
+		if c.loss.HasAckElicitingInFlight(space) {
+			return false
+		}
+	}
+	return c.crypto[recovery.Initial].wants() || c.crypto[recovery.Handshake].wants()
 }
 
 func (c *Conn) handshakeAckDue() bool {
@@ -259,8 +273,8 @@ func (c *Conn) transmit(b *outBatch) bool {
 // trySend sends a batch or what is left of it. It reports whether the socket
 // would take more.
 func (c *Conn) trySend(b *outBatch) bool {
-	sock := c.shard.conn()
 	p := &c.path
+	sock := c.sockOf(p)
 	b.msg = udp.SendMsg{Data: b.buf.Bytes()[b.sent:b.n], SegmentSize: b.segment, Remote: p.remote, Local: p.local, IfIndex: p.ifIndex, ECN: b.ecn, DontFragment: true, Buf: b.buf}
 	err := sock.Send(&b.msg)
 	b.sent += b.msg.Sent
@@ -329,7 +343,7 @@ func (c *Conn) sendBlocked() {
 // sendDatagram sends a single datagram, best effort.
 func (c *Conn) sendDatagram(p *path, b []byte) {
 	m := udp.SendMsg{Data: b, Remote: p.remote, Local: p.local, IfIndex: p.ifIndex, DontFragment: true}
-	if err := c.shard.conn().Send(&m); err != nil {
+	if err := c.sockOf(p).Send(&m); err != nil {
 		c.ep.stats.SendErrors.Add(1)
 		return
 	}

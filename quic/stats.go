@@ -4,6 +4,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/quic-fsgw/quic-fsgw/quic/protect"
 	"github.com/quic-fsgw/quic-fsgw/quic/recovery"
 )
 
@@ -39,6 +40,7 @@ type Stats struct {
 	PacketsSent, PacketsReceived, PacketsLost, BytesRetransmitted, Batches, PTOs         uint64
 	BytesLost, SpuriousLosses                                                            uint64 // of packets declared lost; packets of those that had arrived
 	GSOFallbacks, BlackHoles, CEReports                                                  uint64
+	Sealer                                                                               protect.SealerStats // of batches of 1-RTT packets
 }
 
 // ConnStats is a snapshot of one connection's counters.
@@ -128,6 +130,7 @@ func (e *Endpoint) Stats() Stats {
 		Retries: t.Retries.Load(), VersionNegotiations: t.VersionNegotiations.Load(), Resets: t.ResetsSent.Load(),
 		TokensRefused: t.TokensRefused.Load(),
 		SendErrors:    t.SendErrors.Load(), RecvErrors: t.RecvErrors.Load(), CopiedBytes: t.CopiedBytes.Load(), HeldBytes: e.held.Load(),
+		Sealer: e.sealer.Stats(),
 		Drops: map[string]int64{
 			"header": t.DropHeader.Load(), "decrypt": t.DropDecrypt.Load(), "duplicate": t.DropDuplicate.Load(), "no-keys": t.DropNoKeys.Load(),
 			"unknown": t.DropUnknown.Load(), "version": t.DropVersion.Load(), "small-initial": t.DropSmallInitial.Load(), "0rtt": t.Drop0RTT.Load(),

@@ -63,15 +63,7 @@ func (c *Conn) newStream(id uint64) *Stream {
 	s.snd.exists = bidi || local
 	s.rcv.window = uint64(c.cfg.streamWindow())
 	s.rcv.max = s.rcv.window
-	p := &c.peerParams
-	switch {
-	case !bidi:
-		s.snd.max = p.InitialMaxStreamDataUni
-	case local:
-		s.snd.max = p.InitialMaxStreamDataBidiRemote
-	default:
-		s.snd.max = p.InitialMaxStreamDataBidiLocal
-	}
+	s.snd.max = c.initialMax(s)
 	s.rcv.done = !s.rcv.exists
 	s.snd.finAcked = !s.snd.exists
 	c.streams.all[id] = s
@@ -106,7 +98,7 @@ func (c *Conn) open(ctx context.Context, kind int) (*Stream, error) {
 		//
 		// RFC 9000, Section 19.11: "An endpoint MUST NOT open more streams than
 		// permitted by the current stream limit set by its peer."
-		if c.haveParams && t.next[kind] < t.max[kind] {
+		if c.mayOpen() && t.next[kind] < t.max[kind] {
 			id := t.next[kind]<<2 | c.initiator(true) | uint64(kind)<<1
 			t.next[kind]++
 			s := c.newStream(id)
@@ -173,7 +165,7 @@ func (c *Conn) acceptInPlace(ctx context.Context, g *gate) bool {
 		return false
 	}
 	if ctx.Done() != nil {
-		if st := c.shard.seat.Load(); st == nil || st.state.Load() != seatEmpty {
+		if st := c.shard().seat.Load(); st == nil || st.state.Load() != seatEmpty {
 			return false
 		}
 		defer context.AfterFunc(ctx, g.open)()
@@ -491,6 +483,7 @@ func (c *Conn) onMaxStreams(uni bool, v uint64) error {
 			c.emit(Event{Kind: EventMaxStreams, Uni: uni, Max: v})
 		}
 		t.opening[kind].open()
+		c.releaseHeld()
 	}
 	return nil
 }

@@ -45,6 +45,7 @@ func (c *Conn) deadline() time.Time {
 	if c.app.due() {
 		earliest(c.now().Add(timerGranularity))
 	}
+	earliest(c.early.until)
 	for _, p := range c.eachPath() {
 		if p != nil && p.challenging {
 			earliest(c.challengeAgain(p))
@@ -61,7 +62,7 @@ func (c *Conn) maySendAck(space recovery.Space) bool {
 	case c.blocked != nil:
 		return false
 	case space == recovery.AppData:
-		return c.app.tx != nil && c.state == stateOpen && credit >= minSlot
+		return c.maySendApp() && credit >= minSlot
 	}
 	return c.keys[space].tx != nil && credit >= minDatagram
 }
@@ -184,6 +185,9 @@ func (c *Conn) onTimer() {
 			_ = c.fail(InternalError, 0, "key update")
 			return
 		}
+	}
+	if t := c.early.until; !t.IsZero() && !now.Before(t) {
+		c.forgetEarly()
 	}
 	c.checkChallenge()
 	if c.ackDue(recovery.AppData) {

@@ -1,7 +1,6 @@
 package quic
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -13,12 +12,17 @@ import (
 // TLS returns a Handshaker that runs crypto/tls in this process, with keys and
 // all. It is for tests, benchmarks and programs that do not want a helper
 // process. cfg is cloned; ServerName and NextProtos come from each request.
+//
+// A server's 0-RTT needs cfg without GetConfigForClient, WrapSession and
+// UnwrapSession. A ticket is good for it once, within ten minutes, and at the
+// Handshaker that made it; afterwards it is good for resumption.
 func TLS(cfg *tls.Config) Handshaker {
-	return &localTLS{cfg: cfg.Clone(), servers: make(map[string]*tls.Config)}
+	return &localTLS{cfg: cfg.Clone(), servers: make(map[string]*tls.Config), seen: newSpentTickets()}
 }
 
 type localTLS struct {
-	cfg *tls.Config
+	cfg  *tls.Config
+	seen *spentTickets
 
 	mu      sync.Mutex
 	servers map[string]*tls.Config // by NextProtos, of which a Config has one list
@@ -27,13 +31,10 @@ type localTLS struct {
 // serverConfig returns the configuration of all handshakes with these
 // protocols. They share it because a tls.Config makes its own ticket keys when
 // none are set, and a clone would make others: no session could be resumed.
-//
-// RFC 9369, Section 5: "Servers MUST validate the originating version of any
-// session ticket or token and not accept one issued from a different version."
-func (l *localTLS) serverConfig(v Version, protos []string) *tls.Config {
+func (l *localTLS) serverConfig(protos []string) *tls.Config {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	key := v.String() + "\x00" + strings.Join(protos, "\x00")
+	key := strings.Join(protos, "\x00")
 	cfg := l.servers[key]
 	if cfg == nil {
 		cfg = l.cfg.Clone()
@@ -41,47 +42,13 @@ func (l *localTLS) serverConfig(v Version, protos []string) *tls.Config {
 		// a version of TLS older than 1.3 is negotiated."
 		cfg.MinVersion = tls.VersionTLS13
 		cfg.NextProtos = slices.Clone(protos)
-		if cfg.WrapSession == nil && cfg.UnwrapSession == nil {
-			bindTickets(cfg, v)
-		}
 		l.servers[key] = cfg
 	}
 	return cfg
 }
 
 // RFC 9001, Section 4.2: "Clients MUST NOT offer TLS versions older than 1.3."
-// bindTickets has a server take session tickets back in the QUIC version that
-// they were issued in only, whatever keys the configurations share.
-func bindTickets(cfg *tls.Config, v Version) {
-	mark := []byte("quic version " + v.String())
-	cfg.WrapSession = func(cs tls.ConnectionState, ss *tls.SessionState) ([]byte, error) {
-		ss.Extra = append(ss.Extra, mark)
-		return cfg.EncryptTicket(cs, ss)
-	}
-	cfg.UnwrapSession = func(ticket []byte, cs tls.ConnectionState) (*tls.SessionState, error) {
-		ss, err := cfg.DecryptTicket(ticket, cs)
-		if err != nil || ss == nil || !slices.ContainsFunc(ss.Extra, func(b []byte) bool { return bytes.Equal(b, mark) }) {
-			return nil, err
-		}
-		return ss, nil
-	}
-}
-
-// versionSessions keeps a client's sessions apart by QUIC version.
-type versionSessions struct {
-	tls.ClientSessionCache
-	version Version
-}
-
-func (s versionSessions) Get(key string) (*tls.ClientSessionState, bool) {
-	return s.ClientSessionCache.Get(s.version.String() + " " + key)
-}
-
-func (s versionSessions) Put(key string, cs *tls.ClientSessionState) {
-	s.ClientSessionCache.Put(s.version.String()+" "+key, cs)
-}
-
-func (l *localTLS) clientConfig(req *HandshakeRequest) *tls.Config {
+func (l *localTLS) clientConfig(req *HandshakeRequest, h *localHandshake) *tls.Config {
 	cfg := l.cfg.Clone()
 	cfg.MinVersion = tls.VersionTLS13
 	cfg.NextProtos = req.NextProtos
@@ -89,7 +56,7 @@ func (l *localTLS) clientConfig(req *HandshakeRequest) *tls.Config {
 		cfg.ServerName = req.ServerName
 	}
 	if cfg.ClientSessionCache != nil {
-		cfg.ClientSessionCache = versionSessions{cfg.ClientSessionCache, req.Version}
+		cfg.ClientSessionCache = &sessionsOf{cfg.ClientSessionCache, h}
 	}
 	return cfg
 }
@@ -98,21 +65,32 @@ type localHandshake struct {
 	sink   func(HandshakeEvent)
 	cancel context.CancelFunc
 	ticket bool
+	early  bool // client: 0-RTT may be offered; server: tickets allow it
 
-	mu   sync.Mutex // one call into the QUICConn at a time
-	conn *tls.QUICConn
-	over bool
+	mu      sync.Mutex // one call into the QUICConn at a time
+	conn    *tls.QUICConn
+	over    bool
+	version Version // of sessions
+	params  []byte  // client: for sessions to come
+	offered []byte  // client: what was kept with the session that is offered
 }
 
 func (l *localTLS) Handshake(req *HandshakeRequest, sink func(HandshakeEvent)) Handshake {
 	ctx, cancel := context.WithTimeout(context.Background(), max(req.Timeout, 1))
-	h := &localHandshake{sink: sink, cancel: cancel}
+	h := &localHandshake{sink: sink, cancel: cancel, version: req.Version, early: req.EarlyData}
 	if req.Server {
-		cfg := l.serverConfig(req.Version, req.NextProtos)
+		cfg := l.serverConfig(req.NextProtos)
+		h.early = h.early && cfg.GetConfigForClient == nil && cfg.WrapSession == nil && cfg.UnwrapSession == nil
+		if cfg.WrapSession == nil && cfg.UnwrapSession == nil {
+			cfg = l.boundTickets(cfg, h, req.EarlyLimits)
+		}
 		h.conn = tls.QUICServer(&tls.QUICConfig{TLSConfig: cfg})
-		h.ticket = !cfg.SessionTicketsDisabled && (req.ClientHello == nil || req.ClientHello.SessionTicket)
+		// RFC 8446, Section 4.2.9: "Servers SHOULD NOT send NewSessionTicket with
+		// tickets that are not compatible with the advertised modes". TLS 1.3 needs no
+		// session_ticket extension, and not every client sends one.
+		h.ticket = !cfg.SessionTicketsDisabled && (req.ClientHello == nil || req.ClientHello.PSKModes)
 	} else {
-		h.conn = tls.QUICClient(&tls.QUICConfig{TLSConfig: l.clientConfig(req)})
+		h.conn = tls.QUICClient(&tls.QUICConfig{TLSConfig: l.clientConfig(req, h), EnableSessionEvents: true})
 	}
 	if req.TransportParams != nil {
 		h.conn.SetTransportParameters(req.TransportParams)
@@ -158,13 +136,19 @@ func (h *localHandshake) TransportParams(b []byte) {
 	h.events()
 }
 
+func (h *localHandshake) Remember(v Version, params []byte) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.version, h.params = v, params
+}
+
 func (h *localHandshake) Ticket() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.over || !h.ticket {
 		return
 	}
-	if err := h.conn.SendSessionTicket(tls.QUICSessionTicketOptions{}); err == nil {
+	if err := h.conn.SendSessionTicket(tls.QUICSessionTicketOptions{EarlyData: h.early}); err == nil {
 		h.events()
 	}
 }
@@ -196,7 +180,16 @@ func (h *localHandshake) events() {
 			return
 		case tls.QUICWriteData:
 			h.sink(HandshakeEvent{Kind: EventCrypto, Level: levelFromTLS(e.Level), Data: clone(e.Data)})
+		case tls.QUICResumeSession:
+			h.resume(e.SessionState)
+		case tls.QUICStoreSession:
+			h.store(e.SessionState)
+		case tls.QUICRejectedEarlyData:
+			h.sink(HandshakeEvent{Kind: EventEarlyRejected})
 		case tls.QUICSetReadSecret, tls.QUICSetWriteSecret:
+			if e.Level == tls.QUICEncryptionLevelEarly && h.offered != nil {
+				h.sink(HandshakeEvent{Kind: EventEarlyParams, Data: h.offered})
+			}
 			h.sink(HandshakeEvent{Kind: EventSecret, Level: levelFromTLS(e.Level), Write: e.Kind == tls.QUICSetWriteSecret, Suite: e.Suite, Data: clone(e.Data)})
 		case tls.QUICTransportParameters:
 			h.sink(HandshakeEvent{Kind: EventPeerTransportParams, Data: clone(e.Data)})

@@ -19,7 +19,7 @@ func (c *Conn) startTrace() {
 	if c.trace = c.cfg.Qlog.Start(c.server, c.id, c.now()); c.trace == nil {
 		return
 	}
-	local := c.shard.conn().LocalAddr()
+	local := c.shard().conn().LocalAddr()
 	if c.path.local.IsValid() {
 		local = netip.AddrPortFrom(c.path.local, local.Port())
 	}

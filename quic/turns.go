@@ -38,10 +38,15 @@ func (t *turns) heard() {
 }
 
 // answered notes that new stream data is sent.
-func (t *turns) answered() {
-	if t.open {
-		t.open = false
-		t.score = min(t.score+1, turnsToTrust)
+func (c *Conn) answered() {
+	t := &c.turns
+	if !t.open {
+		return
+	}
+	t.open = false
+	t.score = min(t.score+1, turnsToTrust)
+	if st := c.shard().seat.Load(); st != nil && c.inTurns.Load() {
+		st.answered()
 	}
 }
 

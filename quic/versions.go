@@ -61,6 +61,14 @@ func (c *Config) versions() []Version {
 	return c.Versions
 }
 
+// firstVersion is what a client begins with, and whether that is allowed.
+func (c *Config) firstVersion() (v Version, ok bool) {
+	if c.FirstVersion == 0 {
+		return c.versions()[0], true
+	}
+	return c.FirstVersion, slices.Contains(c.versions(), c.FirstVersion)
+}
+
 // firstOf returns the first of the wanted versions that is offered, 0 if none is.
 func firstOf(wanted, offered []Version) Version {
 	for _, v := range wanted {
@@ -122,6 +130,14 @@ func (c *Conn) greaseBit(first *byte) {
 	if c.greases && mrand.Uint32()&1 == 0 {
 		wire.ClearFixedBit(first)
 	}
+}
+
+// greaseBits says for the packets of a batch, one bit each, which QUIC bits to set to 0.
+func (c *Conn) greaseBits() uint64 {
+	if c.greases {
+		return mrand.Uint64()
+	}
+	return 0
 }
 
 // errVersion is a failure of version negotiation.
@@ -387,9 +403,10 @@ func (c *Conn) onVersionNegotiation(h *wire.LongHeader) {
 // protocol negotiation process without taking into account the Original
 // Version."
 func (c *Conn) restart(v Version) {
-	c.log.Debug("starting over", "version", v, "instead", c.version)
+	c.log().Debug("starting over", "version", v, "instead", c.version)
 	c.hs.Close()
 	c.hsEpoch++
+	c.beginAgain()
 	c.ver.reacted = true
 	c.version, c.ver.original = v, v
 	c.keys[recovery.Initial] = initialKeys(v, c.ids.initial, false)
@@ -399,6 +416,7 @@ func (c *Conn) restart(v Version) {
 	c.probes[recovery.Initial] = 0
 	c.token = c.cfg.Tokens.take(c.tokenServer(), v)
 	c.lastHeard = c.now()
+	c.early.offered = false
 	c.startClient()
 	c.dirty = true
 }

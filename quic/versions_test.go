@@ -72,6 +72,34 @@ func TestVersionPairs(t *testing.T) {
 	}
 }
 
+// TestFirstVersion: a client that likes version 2 best may begin with version 1.
+func TestFirstVersion(t *testing.T) {
+	v1, v2, v21 := []Version{Version1}, []Version{Version2}, []Version{Version2, Version1}
+	for _, x := range []struct {
+		server []Version
+		want   Version
+	}{{v1, Version1}, {v2, Version2}, {v21, Version2}, {nil, Version1}} {
+		bubble(t, func(t *testing.T) {
+			scfg, ccfg := serverConfig(), clientConfig()
+			scfg.Versions, ccfg.Versions, ccfg.FirstVersion = x.server, v21, Version1
+			sp := newSimPair(t, 1, simnet.Params{Delay: 10 * time.Millisecond}, scfg)
+			c, s := sp.dial(ccfg)
+			if c.Version() != x.want || s.Version() != x.want {
+				t.Errorf("%v at the client, %v at the server that has %v, want %v", c.Version(), s.Version(), x.server, x.want)
+			}
+			sp.exchange(c, s, 2, 100<<10)
+		})
+	}
+	bubble(t, func(t *testing.T) {
+		sp := newSimPair(t, 1, simnet.Params{}, serverConfig())
+		ccfg := clientConfig()
+		ccfg.Versions, ccfg.FirstVersion = v2, Version1
+		if _, err := sp.client.Dial(context.Background(), serverAddr, ccfg); err == nil {
+			t.Error("a first version that is not among the versions was taken")
+		}
+	})
+}
+
 // TestVersionsOnBadNetworks: a change of version survives loss and reordering.
 func TestVersionsOnBadNetworks(t *testing.T) {
 	for seed := range uint64(20) {

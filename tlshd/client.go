@@ -526,7 +526,7 @@ func (c *Client) receive(cc *clientConn, m message) error {
 			w <- m
 		}
 		return nil
-	case msgCryptoOut, msgSecret, msgPeerTP, msgDone:
+	case msgCryptoOut, msgSecret, msgPeerTP, msgDone, msgEarly:
 		return c.receiveEvent(cc, m)
 	}
 	return protocolError("%v from a helper", m.typ)

@@ -148,6 +148,12 @@ func TestHelperBreaksAHandshake(t *testing.T) {
 			f.send(msgPeerTP, id, false, tpBody(attrPeerTP))
 			f.send(msgPeerTP, id, false, tpBody(attrPeerTP))
 		},
+		"0-RTT that nobody asked for": func(f *fakeHelper, id uint64) { f.send(msgSecret, id, false, secretBody(LevelEarly, false)) },
+		"0-RTT at a server": func(f *fakeHelper, id uint64) {
+			var b body
+			b.u8(attrEarlyState, earlyOffered)
+			f.send(msgEarly, id, false, b)
+		},
 		"final without a verdict": func(f *fakeHelper, id uint64) { f.send(msgCryptoOut, id, true, cryptoBody(0, 0, "x")) },
 		"x509 without a chain": func(f *fakeHelper, id uint64) {
 			f.secrets(id)

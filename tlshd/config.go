@@ -40,6 +40,12 @@ type Config struct {
 	User  string `json:"user,omitempty"`
 	Group string `json:"group,omitempty"`
 
+	// UnsafeKeyLog is a file that the TLS secrets of all connections are appended to,
+	// for taking captured packets apart. It gives the traffic away to whoever reads
+	// it. Empty, and whatever SSLKEYLOGFILE says: none. It can't be changed while the
+	// helper runs.
+	UnsafeKeyLog string `json:"unsafe_key_log,omitempty"`
+
 	// Client is for handshakes as a client; nil: those requests are refused.
 	Client *ClientConfig `json:"client,omitempty"`
 

@@ -31,7 +31,12 @@ type Handshake struct {
 	gaveTP     bool
 	ticketed   bool
 	closed     bool
-	secrets    uint8 // bit per level and direction
+	early      bool // 0-RTT was asked for
+	offered    bool // and was offered
+	rejected   bool
+	version    uint32 // QUIC version of sessions; 0: not told
+	session    []byte // to be kept with them
+	secrets    uint8  // bit per level and direction
 	inOff      [numLevels]uint64
 	outOff     [numLevels]uint64
 	inBytes    int
@@ -45,7 +50,7 @@ type Handshake struct {
 // always gets EventDone or EventFailed unless the Handshake is closed before.
 // req is not kept.
 func (c *Client) Start(req *Request, sink func(Event)) *Handshake {
-	h := &Handshake{c: c, server: req.Server, sink: sink}
+	h := &Handshake{c: c, server: req.Server, sink: sink, early: req.EarlyData}
 	timeout := req.Timeout
 	if timeout <= 0 {
 		timeout = defaultTimeout
@@ -99,6 +104,8 @@ func encodeStart(req *Request, timeout time.Duration) ([]byte, *Error) {
 		return nil, badRequest("%d application protocols, want 1 to %d", len(req.NextProtos), maxALPNs)
 	case len(req.TransportParams) > maxTP:
 		return nil, badRequest("%d bytes of transport parameters, at most %d", len(req.TransportParams), maxTP)
+	case len(req.EarlyLimits) > maxEarlyLimits:
+		return nil, badRequest("%d limits for 0-RTT, at most %d", len(req.EarlyLimits), maxEarlyLimits)
 	case !req.Server && len(req.TransportParams) == 0:
 		return nil, badRequest("a client needs its transport parameters at the start")
 	}
@@ -138,6 +145,13 @@ func encodeStart(req *Request, timeout time.Duration) ([]byte, *Error) {
 	b.str(attrRoute, o.Route)
 	b.str(attrPolicy, o.Policy)
 	b.str(attrCASet, o.CASet)
+	if req.Version != 0 {
+		b.u32(attrQUICVersion, req.Version)
+	}
+	if req.EarlyData {
+		b.flag(attrEarlyData, true)
+		b.bytes(attrEarlyLimits, encodeLimits(req.EarlyLimits))
+	}
 	return b, nil
 }
 
@@ -186,12 +200,17 @@ func (h *Handshake) cryptoLocked(level Level, data []byte) *Error {
 		}
 	}
 	for len(data) > 0 {
-		part := data[:min(len(data), maxFrame-64)]
+		part := data[:min(len(data), maxFrame-256)]
 		data = data[len(part):]
 		b := make(body, 0, len(part)+64)
 		b.u8(attrLevel, uint8(level))
 		b.u64(attrOffset, h.inOff[level])
 		b.bytes(attrData, part)
+		if h.version != 0 && level == LevelApp {
+			b.u32(attrQUICVersion, h.version)
+			b.bytes(attrSession, h.session)
+			h.version, h.session = 0, nil // once is enough
+		}
 		h.inOff[level] += uint64(len(part))
 		if !h.c.enqueueLocked(outgoing{h: h, typ: msgCryptoIn, request: h.id, body: b}) {
 			return overload("bytes queued for the helper")
@@ -228,6 +247,16 @@ func (h *Handshake) paramsLocked(tp []byte) *Error {
 	return nil
 }
 
+// Remember says what belongs to the sessions to come: the QUIC version they are
+// good for, and at a client what EventEarlyParams is to bring back, at most 8 KiB.
+func (h *Handshake) Remember(version uint32, params []byte) {
+	h.c.mu.Lock()
+	defer h.c.mu.Unlock()
+	if len(params) <= maxTP {
+		h.version, h.session = version, clone(params)
+	}
+}
+
 // Ticket says that a server's client was admitted: the helper issues a session
 // ticket, where its policy lets it, as EventCrypto at LevelApp, and forgets the
 // handshake. Only the first call after EventDone counts.
@@ -236,7 +265,11 @@ func (h *Handshake) Ticket() {
 	c.mu.Lock()
 	if h.server && h.phase == phaseDone && !h.ticketed {
 		h.ticketed = true
-		c.enqueueLocked(outgoing{h: h, typ: msgTicket, request: h.id}) // no room: no ticket
+		var b body
+		if h.version != 0 {
+			b.u32(attrQUICVersion, h.version)
+		}
+		c.enqueueLocked(outgoing{h: h, typ: msgTicket, request: h.id, body: b}) // no room: no ticket
 	}
 	c.mu.Unlock()
 	c.flush()
@@ -342,6 +375,8 @@ func (h *Handshake) receiveLocked(m message, as attributes) {
 		err = h.receiveCrypto(as)
 	case msgSecret:
 		err = h.receiveSecret(as)
+	case msgEarly:
+		err = h.receiveEarly(as)
 	case msgPeerTP:
 		if h.gotPeerTP {
 			err = helperError("the peer's transport parameters came twice")
@@ -392,6 +427,9 @@ func (h *Handshake) receiveSecret(as attributes) *Error {
 	bit := uint8(1) << (2*(level%numLevels) + Level(boolByte(write)))
 	if level >= numLevels || level == LevelInitial || h.secrets&bit != 0 {
 		return helperError("a secret of level %d that has no place", level)
+	}
+	if level == LevelEarly && (!h.early || write == h.server || !h.server && !h.offered) {
+		return helperError("a secret of 0-RTT that has no place")
 	}
 	h.secrets |= bit
 	h.events = append(h.events, Event{Kind: EventSecret, Level: level, Write: write, Suite: as.u16(attrSuite), Data: clone(as.bytes(attrData))})

@@ -122,7 +122,7 @@ func (h *helper) reload(j []byte) (string, error) {
 	if h.server != nil {
 		return "", h.server.Reload(cfg)
 	}
-	s, err := NewServer(cfg, h.log)
+	s, err := newServer(cfg, h.log, inheritedKeyLog)
 	if err != nil {
 		return "", err
 	}
@@ -133,6 +133,19 @@ func (h *helper) reload(j []byte) (string, error) {
 	}
 	h.server = s
 	return strings.Join(steps, " "), nil
+}
+
+// inheritedKeyLog is the file that the supervisor has opened.
+func inheritedKeyLog(path string) (*os.File, error) {
+	f := os.NewFile(keyLogFD, path)
+	if f == nil {
+		return nil, errors.New("tlshd: unsafe_key_log: it can only be given at the start of the helper (restart)")
+	}
+	st, err := f.Stat()
+	if err != nil || !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("tlshd: unsafe_key_log: descriptor %d is not the file (%v)", keyLogFD, err)
+	}
+	return f, nil
 }
 
 // attach serves the one connection that came with a message.

@@ -231,6 +231,8 @@ type side struct {
 	err     *Error
 	peerTP  string
 	secrets map[string]string
+	early   string // what EventEarlyParams brought back
+	refused bool   // EventEarlyRejected
 }
 
 // pair is a handshake between two sides.
@@ -289,6 +291,10 @@ func (p *pair) step() Event {
 			from.shaker.TransportParams([]byte("server parameters"))
 		case EventDone:
 			from.state = e.State
+		case EventEarlyParams:
+			from.early = string(e.Data)
+		case EventEarlyRejected:
+			from.refused = true
 		case EventFailed:
 			if !errors.As(e.Err, &from.err) {
 				p.t.Fatalf("an error without a reason: %v", e.Err)

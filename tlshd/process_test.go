@@ -124,12 +124,12 @@ func TestHelperHangs(t *testing.T) {
 // The supervisor's end takes the helper along.
 func TestHelperEndsWithItsSupervisor(t *testing.T) {
 	s := newSite(t)
-	p, _, _ := startHelper(t, s.cfg)
+	p, _, log := startHelper(t, s.cfg)
 	_ = p.sock.close()
 	select {
 	case <-p.Done():
 		if p.Err() != nil {
-			t.Error(p.Err())
+			t.Errorf("%v\n%s", p.Err(), log)
 		}
 	case <-time.After(testWait):
 		t.Fatal("it stays")

@@ -51,11 +51,12 @@ const (
 	msgAttach    msgType = 14 // supervisor: a descriptor, the end of a new packet process; helper: its answer
 	msgChanged   msgType = 15 // helper: trust is another than before
 	msgVerify    msgType = 16 // judge a chain again; helper: its answer
-	numMsgTypes          = 17
+	msgEarly     msgType = 17 // 0-RTT is offered, or was rejected
+	numMsgTypes          = 18
 )
 
 var msgNames = [numMsgTypes]string{"", "HELLO", "CAPS", "START", "CRYPTO_IN", "CRYPTO_OUT", "SECRET", "PEER_TP",
-	"LOCAL_TP", "TICKET", "DONE", "CANCEL", "RELOAD", "STATS", "ATTACH", "CHANGED", "VERIFY"}
+	"LOCAL_TP", "TICKET", "DONE", "CANCEL", "RELOAD", "STATS", "ATTACH", "CHANGED", "VERIFY", "EARLY"}
 
 func (t msgType) String() string {
 	if t > 0 && t < numMsgTypes {
@@ -101,10 +102,17 @@ const (
 	attrJSON         attr = 32
 	attrGeneration   attr = 33
 	attrPeerHash     attr = 34
+	attrEarlyState   attr = 35
 
 	// attrOptional and above may be ignored by a receiver that does not know
 	// them, in any message.
 	attrOptional attr = 0x8000
+
+	// Of feature "early_data": a helper without it offers and accepts no 0-RTT.
+	attrEarlyData   attr = 0x8001 // wanted
+	attrEarlyLimits attr = 0x8002 // a server's, 8 bytes each
+	attrQUICVersion attr = 0x8003 // that sessions are good for
+	attrSession     attr = 0x8004 // a client's, to be kept with sessions
 )
 
 // rule says how often and how long an attribute may be in a message.
@@ -123,6 +131,14 @@ const (
 	maxDetail   = 1024
 	maxIDLen    = 128
 	maxLabel    = 255
+
+	maxEarlyLimits = 16
+)
+
+// What EARLY says.
+const (
+	earlyOffered  = 1 // with what was kept with the session
+	earlyRejected = 2
 )
 
 // grammar is every message this version knows. What is not in it is refused.
@@ -135,14 +151,17 @@ var grammar = [numMsgTypes][]rule{
 		{attr: attrPeerName, max: maxLabel}, {attr: attrALPN, min: 1, max: 255, many: maxALPNs, required: true},
 		{attr: attrLocalTP, max: maxTP}, {attr: attrRemote, max: 64}, {attr: attrID, max: maxIDLen},
 		{attr: attrRoute, max: maxLabel}, {attr: attrPolicy, max: maxLabel}, {attr: attrClientCert, min: 1, max: 1},
-		{attr: attrCASet, max: maxLabel}},
-	msgCryptoIn:  {{attr: attrLevel, min: 1, max: 1, required: true}, {attr: attrOffset, min: 8, max: 8, required: true}, {attr: attrData, min: 1, max: maxMessage, required: true}},
+		{attr: attrCASet, max: maxLabel}, {attr: attrEarlyData, min: 1, max: 1}, {attr: attrEarlyLimits, max: 8 * maxEarlyLimits},
+		{attr: attrQUICVersion, min: 4, max: 4}},
+	msgCryptoIn: {{attr: attrLevel, min: 1, max: 1, required: true}, {attr: attrOffset, min: 8, max: 8, required: true}, {attr: attrData, min: 1, max: maxMessage, required: true},
+		{attr: attrQUICVersion, min: 4, max: 4}, {attr: attrSession, max: maxTP}},
 	msgCryptoOut: {{attr: attrLevel, min: 1, max: 1, required: true}, {attr: attrOffset, min: 8, max: 8, required: true}, {attr: attrData, max: maxMessage, required: true}},
 	msgSecret: {{attr: attrLevel, min: 1, max: 1, required: true}, {attr: attrWrite, min: 1, max: 1, required: true},
 		{attr: attrSuite, min: 2, max: 2, required: true}, {attr: attrData, min: 32, max: 64, required: true}},
 	msgPeerTP:  {{attr: attrPeerTP, max: maxTP, required: true}},
 	msgLocalTP: {{attr: attrLocalTP, max: maxTP, required: true}},
-	msgTicket:  {},
+	msgTicket:  {{attr: attrQUICVersion, min: 4, max: 4}},
+	msgEarly:   {{attr: attrEarlyState, min: 1, max: 1, required: true}, {attr: attrPeerTP, max: maxTP}},
 	msgDone: {{attr: attrStatus, min: 4, max: 4, required: true}, {attr: attrReason, min: 1, max: 64, required: true},
 		{attr: attrAlert, min: 1, max: 1}, {attr: attrDetail, max: maxDetail}, {attr: attrTLSVersion, min: 2, max: 2},
 		{attr: attrSuite, min: 2, max: 2}, {attr: attrGroup, min: 2, max: 2}, {attr: attrPeerName, max: maxLabel},

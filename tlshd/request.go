@@ -95,6 +95,16 @@ type Request struct {
 	Remote  netip.AddrPort
 	Timeout time.Duration // 0: 10 s
 	Options Options
+
+	// Version is the QUIC version of the client's first flight: sessions of others
+	// are not used.
+	Version uint32
+	// EarlyData: a client offers 0-RTT if there is a session for it. A server's
+	// tickets allow it, and it is accepted once for each. Never on "smb" and "sunrpc".
+	EarlyData bool
+	// EarlyLimits are a server's at present, at most 16: 0-RTT is refused to a ticket
+	// that was issued under a higher one in the same place. None: it is refused.
+	EarlyLimits []uint64
 }
 
 // EventKind says what an Event is.
@@ -107,6 +117,8 @@ const (
 	EventPeerTransportParams                      // Data; a server then owes TransportParams, unless it gave them at the start
 	EventDone                                     // State
 	EventFailed                                   // Alert, Err; the last event
+	EventEarlyParams                              // Data: what Remember kept; 0-RTT is offered, its key follows
+	EventEarlyRejected                            // the server has refused 0-RTT
 )
 
 // Event is one thing that happened in a handshake. Events come in the order in

@@ -39,6 +39,8 @@ type Server struct {
 	running atomic.Int64 // handshakes without a verdict
 	kept    atomic.Int64 // handshakes known, those waiting for their ticket included
 	count   counters
+	spent   *spentTickets
+	keyLog  *keyLog // nil: none
 }
 
 type counters struct {
@@ -100,7 +102,9 @@ type ServerStats struct {
 
 // NewServer reads everything cfg names. log gets one line a handshake, at level
 // Info; nil: no log.
-func NewServer(cfg Config, log *slog.Logger) (*Server, error) {
+func NewServer(cfg Config, log *slog.Logger) (*Server, error) { return newServer(cfg, log, openKeyLog) }
+
+func newServer(cfg Config, log *slog.Logger, open func(string) (*os.File, error)) (*Server, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
@@ -108,7 +112,15 @@ func NewServer(cfg Config, log *slog.Logger) (*Server, error) {
 	if err != nil {
 		return nil, &ConfigError{err}
 	}
-	s := &Server{log: log, sessions: map[*session]struct{}{}}
+	var keys *keyLog
+	if cfg.UnsafeKeyLog != "" {
+		f, err := open(cfg.UnsafeKeyLog)
+		if err != nil {
+			return nil, &ConfigError{err}
+		}
+		keys = newKeyLog(cfg.UnsafeKeyLog, f, log)
+	}
+	s := &Server{log: log, sessions: map[*session]struct{}{}, spent: newSpentTickets(time.Now()), keyLog: keys}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	s.state.Store(st)
 	s.wg.Add(1)
@@ -118,8 +130,13 @@ func NewServer(cfg Config, log *slog.Logger) (*Server, error) {
 
 // Close ends every connection and waits for them.
 func (s *Server) Close() error {
+	s.smu.Lock()
 	s.stop()
+	s.smu.Unlock()
 	s.wg.Wait()
+	if s.keyLog != nil {
+		s.keyLog.close()
+	}
 	return nil
 }
 
@@ -133,7 +150,11 @@ func (s *Server) Reload(cfg Config) error {
 }
 
 func (s *Server) load(cfg Config) error {
-	st, err := loadState(cfg, s.state.Load(), time.Now())
+	old := s.state.Load()
+	st, err := loadState(cfg, old, time.Now())
+	if err == nil && cfg.UnsafeKeyLog != old.cfg.UnsafeKeyLog {
+		err = errors.New("tlshd: unsafe_key_log can not be changed while the helper runs (restart)")
+	}
 	if err != nil {
 		s.failed = st
 		s.count.reloadErrors.Add(1)
@@ -219,11 +240,10 @@ type session struct {
 // goes away or breaks the protocol, ctx ends or the Server is closed. It takes
 // conn over. It returns nil when the other end has closed.
 func (s *Server) Serve(ctx context.Context, conn *net.UnixConn) error {
-	if s.ctx.Err() != nil {
+	if !s.begin() {
 		_ = conn.Close()
 		return ErrClosed
 	}
-	s.wg.Add(1)
 	defer s.wg.Done()
 	ses := &session{s: s, sock: newSocket(conn), handshakes: map[uint64]*serverHandshake{},
 		verifying: make(chan struct{}, maxVerifying)}
@@ -242,6 +262,17 @@ func (s *Server) Serve(ctx context.Context, conn *net.UnixConn) error {
 		return nil
 	}
 	return err
+}
+
+// begin makes Close wait for the caller, unless it waits already.
+func (s *Server) begin() bool {
+	s.smu.Lock()
+	defer s.smu.Unlock()
+	if s.ctx.Err() != nil {
+		return false
+	}
+	s.wg.Add(1)
+	return true
 }
 
 // peerGone reports whether the other process has closed its end, with or without
@@ -272,7 +303,7 @@ func (ses *session) loop() error {
 func (s *Server) features() []string {
 	f := []string{"tls1.3", "x509", "crl", "exporter", "verify", featureGather}
 	if s.state.Load().tickets != nil {
-		f = append(f, "tickets")
+		f = append(f, "tickets", "early_data")
 	}
 	return f
 }

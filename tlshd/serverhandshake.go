@@ -36,6 +36,8 @@ type serverHandshake struct {
 	opts    Options
 	timeout time.Duration
 	set     *caSet
+	version uint32 // QUIC version of sessions
+	early   earlyHandshake
 
 	inbox inbox
 
@@ -63,6 +65,9 @@ type input struct {
 	level Level
 	off   uint64
 	data  []byte
+
+	version uint32 // not 0: of sessions from here on
+	session []byte // and what is kept with them
 }
 
 // inbox is a bounded queue with one reader.
@@ -117,12 +122,16 @@ func newServerHandshake(ses *session, st *state, id uint64, as attributes) (*ser
 		opts: Options{Route: as.str(attrRoute), Policy: as.str(attrPolicy), CASet: as.str(attrCASet),
 			ClientCert: ClientCertMode(as.u8(attrClientCert))},
 		timeout: min(time.Duration(as.u32(attrTimeout))*time.Millisecond, st.cfg.maxTimeout()),
+		version: as.u32(attrQUICVersion),
 		inbox:   inbox{wake: make(chan struct{}, 1)},
 	}
 	for _, p := range as.all(attrALPN) {
 		h.protos = append(h.protos, string(p))
 	}
-	return h, h.checkStart(as)
+	if bad := h.checkStart(as); bad != nil {
+		return h, bad
+	}
+	return h, h.early.init(h, as)
 }
 
 func (h *serverHandshake) checkStart(as attributes) *Error {
@@ -165,6 +174,9 @@ func (h *serverHandshake) receive(m message, as attributes) error {
 		if in.level >= numLevels {
 			return protocolError("CRYPTO_IN of level %d", in.level)
 		}
+		in.version, in.session = as.u32(attrQUICVersion), clone(as.bytes(attrSession))
+	case msgTicket:
+		in.version = as.u32(attrQUICVersion)
 	case msgLocalTP:
 		in.data = clone(as.bytes(attrLocalTP))
 	}
@@ -228,7 +240,7 @@ func (h *serverHandshake) flush() {
 
 // shake runs until the verdict. nil: DONE is out.
 func (h *serverHandshake) shake(ctx context.Context) *Error {
-	conf := &tls.QUICConfig{TLSConfig: h.tlsConfig()}
+	conf := &tls.QUICConfig{TLSConfig: h.tlsConfig(), EnableSessionEvents: !h.server}
 	if h.server {
 		h.qc = tls.QUICServer(conf)
 	} else {
@@ -301,6 +313,9 @@ func (h *serverHandshake) handle(in input) *Error {
 		return &Error{Status: StatusEACCES, Alert: alertIllegalParameter, Reason: ReasonCryptoExceeded,
 			Detail: fmt.Sprintf("more than %d bytes of handshake", maxCryptoIn)}
 	}
+	if in.level == LevelInitial {
+		h.early.hear(in.data)
+	}
 	if err := h.qc.HandleData(tls.QUICEncryptionLevel(in.level), in.data); err != nil {
 		return h.explain(err)
 	}
@@ -325,7 +340,14 @@ func (h *serverHandshake) pump() error {
 			return nil
 		case tls.QUICErrorEvent:
 			return e.Err
+		case tls.QUICResumeSession:
+			h.resumeSession(e.SessionState)
+		case tls.QUICRejectedEarlyData:
+			h.sendEarly(earlyRejected, nil)
 		case tls.QUICSetReadSecret, tls.QUICSetWriteSecret:
+			if e.Level == tls.QUICEncryptionLevelEarly && !h.server {
+				h.sendEarly(earlyOffered, h.early.offered)
+			}
 			h.sendSecret(&e)
 		case tls.QUICWriteData:
 			h.sendCrypto(Level(e.Level), e.Data, false)
@@ -476,6 +498,7 @@ func (h *serverHandshake) after() {
 		}
 		switch {
 		case in.typ == msgTicket && h.server:
+			h.version = in.version
 			h.ticket()
 			return
 		case in.typ == msgCryptoIn && !h.server:
@@ -491,7 +514,7 @@ func (h *serverHandshake) after() {
 // ticket sends a session ticket, after which the QUICConn can go.
 func (h *serverHandshake) ticket() {
 	var data []byte
-	if err := h.qc.SendSessionTicket(tls.QUICSessionTicketOptions{}); err != nil {
+	if err := h.qc.SendSessionTicket(tls.QUICSessionTicketOptions{EarlyData: h.earlyTicket()}); err != nil {
 		h.ses.s.log.Warn("no session ticket", "id", h.logID, "error", printable(err.Error()))
 	} else {
 		for e := h.qc.NextEvent(); e.Kind != tls.QUICNoEvent && e.Kind != tls.QUICErrorEvent; e = h.qc.NextEvent() {
@@ -499,6 +522,7 @@ func (h *serverHandshake) ticket() {
 				data = append(data, e.Data...)
 			}
 		}
+		h.early.setAgeAdd(data)
 		h.ses.s.count.tickets.Add(1)
 	}
 	h.sendCrypto(LevelApp, data, true)
@@ -510,5 +534,16 @@ func (h *serverHandshake) store(in input) bool {
 	if in.level != LevelApp || h.continuous(in) != nil || h.gate.check(in.data) != nil {
 		return false
 	}
-	return h.qc.HandleData(tls.QUICEncryptionLevelApplication, in.data) == nil
+	if in.version != 0 {
+		h.version, h.early.session = in.version, in.session
+	}
+	if h.qc.HandleData(tls.QUICEncryptionLevelApplication, in.data) != nil {
+		return false
+	}
+	for e := h.qc.NextEvent(); e.Kind != tls.QUICNoEvent && e.Kind != tls.QUICErrorEvent; e = h.qc.NextEvent() {
+		if e.Kind == tls.QUICStoreSession {
+			h.storeSession(e.SessionState)
+		}
+	}
+	return true
 }

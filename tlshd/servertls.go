@@ -55,6 +55,9 @@ func (h *serverHandshake) explain(err error) *Error {
 // tlsConfig makes the configuration of one handshake.
 func (h *serverHandshake) tlsConfig() *tls.Config {
 	c := &tls.Config{MinVersion: tls.VersionTLS13, NextProtos: h.protos, VerifyConnection: h.verifyConnection}
+	if k := h.ses.s.keyLog; k != nil {
+		c.KeyLogWriter = k
+	}
 	if !h.server {
 		h.clientConfig(c)
 		return c
@@ -70,13 +73,21 @@ func (h *serverHandshake) tlsConfig() *tls.Config {
 		c.SessionTicketsDisabled = true
 		return c
 	}
-	c.WrapSession = func(_ tls.ConnectionState, ss *tls.SessionState) ([]byte, error) {
+	c.WrapSession = func(cs tls.ConnectionState, ss *tls.SessionState) ([]byte, error) {
+		h.bind(cs.NegotiatedProtocol)
+		if ss.EarlyData {
+			h.binding.early = h.early.stamp(h.ses.s.spent)
+		}
 		return h.st.tickets.wrap(&h.binding, ss, time.Now())
 	}
 	c.UnwrapSession = func(ticket []byte, cs tls.ConnectionState) (*tls.SessionState, error) {
 		h.bind(cs.NegotiatedProtocol)
-		ss, why := h.st.tickets.unwrap(&h.binding, ticket, time.Now())
+		ss, early, why := h.st.tickets.unwrap(&h.binding, ticket, time.Now())
 		h.refusal = why
+		if ss != nil {
+			// crypto/tls checks neither the age of a ticket nor whether it was used before.
+			ss.EarlyData = ss.EarlyData && h.acceptsEarly(cs.NegotiatedProtocol, ticket, early)
+		}
 		return ss, nil // none: a full handshake
 	}
 	return c
@@ -84,6 +95,7 @@ func (h *serverHandshake) tlsConfig() *tls.Config {
 
 func (h *serverHandshake) bind(alpn string) {
 	h.binding = bindTicket(h.opts.Route, h.sni, alpn, h.st.policy(h.set, &h.opts))
+	h.binding.version = h.version
 }
 
 func (h *serverHandshake) clientConfig(c *tls.Config) {
@@ -98,7 +110,7 @@ func (h *serverHandshake) clientConfig(c *tls.Config) {
 		return cl.cert, nil
 	}
 	if cl.sessions != nil {
-		c.ClientSessionCache = cl.sessions.scoped(strings.Join(h.protos, ",") + "|" + h.opts.Route + "|")
+		c.ClientSessionCache = cl.sessions.scoped(h)
 	}
 }
 
@@ -184,6 +196,9 @@ func (h *serverHandshake) audit(err *Error) {
 	}
 	if h.refusal != "" {
 		args = append(args, "ticket_refused", h.refusal)
+	}
+	if h.early.verdict != "" {
+		args = append(args, "early_data", h.early.verdict)
 	}
 	if h.peer != nil {
 		sum := sha256.Sum256(h.peer.Raw)

@@ -97,6 +97,16 @@ func start(sc *SpawnConfig) (*Process, error) {
 		return nil, err
 	}
 	defer f.Close()
+	files := []*os.File{f}
+	if name := sc.Config.UnsafeKeyLog; name != "" {
+		k, err := openKeyLog(name)
+		if err != nil {
+			_ = ours.Close()
+			return nil, err
+		}
+		defer k.Close()
+		files = append(files, k)
+	}
 	build := func(level int) *exec.Cmd {
 		cmd := exec.Command(path, sc.Args...)
 		cmd.Args[0] = os.Args[0]                // what process lists show
@@ -106,7 +116,7 @@ func start(sc *SpawnConfig) (*Process, error) {
 			cmd.Stderr = os.Stderr
 		}
 		cmd.Stdout = cmd.Stderr
-		cmd.ExtraFiles = []*os.File{f}
+		cmd.ExtraFiles = files
 		cmd.WaitDelay = stopTimeout
 		cmd.SysProcAttr = sysProcAttr(level, &sc.Config)
 		return cmd

@@ -162,31 +162,38 @@ type sessionCache struct {
 	lru tls.ClientSessionCache
 }
 
-// scoped returns the part of the cache for one application protocol and remote
-// name: a session is never offered under another.
-func (c *sessionCache) scoped(prefix string) tls.ClientSessionCache {
-	return &scopedCache{c, prefix}
+// scoped returns the part of the cache for the application protocols, route and
+// QUIC version of a handshake: a session is never offered under others. RFC 9369,
+// Section 5: "Clients MUST NOT use a session ticket or token from a QUIC version 1
+// connection to initiate a QUIC version 2 connection, and vice versa."
+func (c *sessionCache) scoped(h *serverHandshake) tls.ClientSessionCache {
+	return &scopedCache{c, h}
 }
 
 type scopedCache struct {
-	c      *sessionCache
-	prefix string
+	c *sessionCache
+	h *serverHandshake
 }
 
-func (s *scopedCache) Get(key string) (*tls.ClientSessionState, bool) {
+func (s *scopedCache) key(name string) string {
+	return fmt.Sprintf("%q|%q|%08x|%s", s.h.protos, s.h.opts.Route, s.h.version, name)
+}
+
+func (s *scopedCache) Get(name string) (*tls.ClientSessionState, bool) {
+	key := s.key(name)
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
 	// RFC 8446, Appendix C.4: "Clients SHOULD NOT reuse a ticket for multiple
 	// connections."
-	cs, ok := s.c.lru.Get(s.prefix + key)
+	cs, ok := s.c.lru.Get(key)
 	if ok {
-		s.c.lru.Put(s.prefix+key, nil)
+		s.c.lru.Put(key, nil)
 	}
 	return cs, ok
 }
 
-func (s *scopedCache) Put(key string, cs *tls.ClientSessionState) {
+func (s *scopedCache) Put(name string, cs *tls.ClientSessionState) {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
-	s.c.lru.Put(s.prefix+key, cs)
+	s.c.lru.Put(s.key(name), cs)
 }

@@ -21,7 +21,7 @@ const (
 	maxTicketKeys   = 16
 	ticketKeyLen    = 32
 	ticketIDLen     = 8
-	ticketExtraMark = "quic-fsgw ticket 1\x00"
+	ticketExtraMark = "quic-fsgw ticket 2\x00"
 )
 
 // ticketKeys seal session tickets. A ticket is
@@ -142,13 +142,16 @@ func (t *ticketKeys) find(id []byte) (ticketKey, bool) {
 // nothing: without this one from a public route would open a private one.
 type ticketBinding struct {
 	route, name, alpn, policy [sha256.Size]byte
+	version                   uint32     // of QUIC
+	early                     earlyStamp // without limits: not for 0-RTT
 }
 
-// ticketExtraLen is the length of a binding in a session's Extra.
-const ticketExtraLen = len(ticketExtraMark) + 8 + 4*sha256.Size
+// ticketExtraLen is the length of a binding in a session's Extra, but for what
+// it has to say of 0-RTT.
+const ticketExtraLen = len(ticketExtraMark) + 8 + 4*sha256.Size + 4
 
 func bindTicket(route, name, alpn string, policy [sha256.Size]byte) ticketBinding {
-	return ticketBinding{sha256.Sum256([]byte(route)), sha256.Sum256([]byte(name)), sha256.Sum256([]byte(alpn)), policy}
+	return ticketBinding{route: sha256.Sum256([]byte(route)), name: sha256.Sum256([]byte(name)), alpn: sha256.Sum256([]byte(alpn)), policy: policy}
 }
 
 func (b *ticketBinding) extra(now time.Time) []byte {
@@ -157,35 +160,42 @@ func (b *ticketBinding) extra(now time.Time) []byte {
 	out = append(out, b.route[:]...)
 	out = append(out, b.name[:]...)
 	out = append(out, b.alpn[:]...)
-	return append(out, b.policy[:]...)
+	out = append(out, b.policy[:]...)
+	out = binary.BigEndian.AppendUint32(out, b.version)
+	return b.early.append(out)
 }
 
-// refusal names why a ticket is not good here; "": it is.
-func (b *ticketBinding) refusal(extras [][]byte, now time.Time) string {
+// refusal names why a ticket is not good here; "": it is. early is what it says of
+// 0-RTT.
+func (b *ticketBinding) refusal(extras [][]byte, now time.Time) (early earlyStamp, why string) {
 	var e []byte
 	for _, x := range extras {
-		if len(x) == ticketExtraLen && bytes.HasPrefix(x, []byte(ticketExtraMark)) {
+		if len(x) >= ticketExtraLen && bytes.HasPrefix(x, []byte(ticketExtraMark)) {
 			e = x[len(ticketExtraMark):]
 		}
 	}
 	if e == nil {
-		return "unbound"
+		return early, "unbound"
 	}
 	issued := time.Unix(int64(binary.BigEndian.Uint64(e)), 0)
 	e = e[8:]
 	switch {
 	case now.Sub(issued) > ticketLifetime || now.Before(issued.Add(-time.Minute)):
-		return "expired"
+		return early, "expired"
 	case !bytes.Equal(e[:32], b.route[:]):
-		return "other_route"
+		return early, "other_route"
 	case !bytes.Equal(e[32:64], b.name[:]):
-		return "other_name"
+		return early, "other_name"
 	case !bytes.Equal(e[64:96], b.alpn[:]):
-		return "other_alpn"
+		return early, "other_alpn"
 	case !bytes.Equal(e[96:128], b.policy[:]):
-		return "policy_changed"
+		return early, "policy_changed"
+	// RFC 9369, Section 5: "Servers MUST validate the originating version of any
+	// session ticket or token and not accept one issued from a different version."
+	case binary.BigEndian.Uint32(e[128:]) != b.version:
+		return early, "other_version"
 	}
-	return ""
+	return parseEarlyStamp(e[132:]), ""
 }
 
 // wrap makes a ticket of a session.
@@ -209,30 +219,33 @@ func (t *ticketKeys) wrap(b *ticketBinding, ss *tls.SessionState, now time.Time)
 	return out, nil
 }
 
-// unwrap opens a ticket and returns the session, or why there is none.
-func (t *ticketKeys) unwrap(b *ticketBinding, ticket []byte, now time.Time) (*tls.SessionState, string) {
+// unwrap opens a ticket and returns the session and what it says of 0-RTT, or why
+// there is none.
+func (t *ticketKeys) unwrap(b *ticketBinding, ticket []byte, now time.Time) (*tls.SessionState, earlyStamp, string) {
+	var none earlyStamp
 	if len(ticket) < ticketIDLen+12 {
-		return nil, "malformed"
+		return nil, none, "malformed"
 	}
 	k, ok := t.find(ticket[:ticketIDLen])
 	if !ok {
-		return nil, "unknown_key"
+		return nil, none, "unknown_key"
 	}
 	rest := ticket[ticketIDLen:]
 	n := k.aead.NonceSize()
 	plain, err := k.aead.Open(nil, rest[:n], rest[n:], ticket[:ticketIDLen])
 	if err != nil {
-		return nil, "malformed"
+		return nil, none, "malformed"
 	}
 	ss, err := tls.ParseSessionState(plain)
 	if err != nil {
 		clear(plain)
-		return nil, "malformed"
+		return nil, none, "malformed"
 	}
 	// A session that is used keeps parts of plain, its secret among them.
-	if why := b.refusal(ss.Extra, now); why != "" {
+	early, why := b.refusal(ss.Extra, now)
+	if why != "" {
 		clear(plain)
-		return nil, why
+		return nil, none, why
 	}
-	return ss, ""
+	return ss, early, ""
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"encoding/hex"
+	"net/netip"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -162,6 +163,70 @@ func TestResumedSessionIsVerified(t *testing.T) {
 	p.refused(StatusEKEYREJECTED, alertUnknownCA, ReasonClientCertCA)
 }
 
+// A certificate for RPC alone: its sessions are good for RPC, under this name,
+// while its CA is trusted, and nowhere else.
+func TestResumptionOfRPCClients(t *testing.T) {
+	s := newSite(t)
+	s.cfg.Certificates[0].Names = []string{"files.example.com", "two.example.com"}
+	cert := s.clientCA.leaf(t, ecKey(t), withEKU(oidRPCClient))
+	required := func(r *Request) { r.Options.ClientCert = ClientCertRequired }
+	l := startLocal(t, s.cfg)
+	first := func() *visitor {
+		v := &visitor{s: s, cache: &stash{}, cert: &cert}
+		if v.visit(t, l.Client, "files.example.com", "sunrpc", required).ok().admit(l.Client) == 0 {
+			t.Fatal("no ticket")
+		}
+		return v
+	}
+	if p := first().visit(t, l.Client, "files.example.com", "sunrpc", required).ok(); !p.server.state.Resumed || len(p.server.state.Chain) != 3 {
+		t.Errorf("the same again: %+v", p.server.state)
+	}
+	if p := first().visit(t, l.Client, "two.example.com", "sunrpc", required).ok(); p.server.state.Resumed || len(p.server.state.Chain) != 3 {
+		t.Errorf("another name: %+v", p.server.state)
+	}
+	first().visit(t, l.Client, "files.example.com", "smb", required).refused(StatusEKEYREJECTED, alertUnsupportedCert, ReasonClientCertEKU)
+	first().visit(t, l.Client, "two.example.com", "smb", required).refused(StatusEKEYREJECTED, alertUnsupportedCert, ReasonClientCertEKU)
+	v := first()
+	without := s.cfg
+	without.ClientCA = []string{replaceFile(t, filepath.Join(s.dir, "others.pem"), pemOf("CERTIFICATE", s.serverRoot.cert.Raw))}
+	reload(t, l, without)
+	v.visit(t, l.Client, "files.example.com", "sunrpc", required).refused(StatusEKEYREJECTED, alertUnknownCA, ReasonClientCertCA)
+}
+
+// A session lives through a change of the client's address, and through a restart
+// of the helper where ticket_keys names a file.
+func TestTicketsOutliveTheHelper(t *testing.T) {
+	for _, file := range []bool{true, false} {
+		s := newSite(t)
+		if file {
+			s.cfg.TicketKeys = replaceFile(t, filepath.Join(s.dir, "tickets"), []byte(hex.EncodeToString(bytes.Repeat([]byte{7}, 32))+"\n"))
+		}
+		v := &visitor{s: s, cache: &stash{}}
+		from := func(addr string) func(*Request) {
+			return func(r *Request) { r.Remote = netip.MustParseAddrPort(addr) }
+		}
+		p, c, _ := startHelper(t, s.cfg)
+		if v.visit(t, c, "files.example.com", "smb", from("192.0.2.1:1000")).ok().admit(c) == 0 {
+			t.Fatal("no ticket")
+		}
+		there := v.visit(t, c, "files.example.com", "smb", from("198.51.100.7:2000")).ok()
+		if there.admit(c); !there.server.state.Resumed {
+			t.Error("not resumed from another address")
+		}
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := p.Stop(testContext(t)); err != nil {
+			t.Error(err)
+		}
+		_, c, _ = startHelper(t, s.cfg)
+		again := v.visit(t, c, "files.example.com", "smb", from("[2001:db8::1]:3000")).ok()
+		if again.server.state.Resumed != file {
+			t.Errorf("with a file of keys: %v; resumed at the next helper: %v", file, again.server.state.Resumed)
+		}
+	}
+}
+
 func TestTicketNeedsItsExtensions(t *testing.T) {
 	s := newSite(t)
 	l := startLocal(t, s.cfg)
@@ -271,11 +336,11 @@ func TestTicketBindingAges(t *testing.T) {
 		at   time.Time
 		want string
 	}{{now, ""}, {now.Add(ticketLifetime), ""}, {now.Add(ticketLifetime + time.Second), "expired"}, {now.Add(-time.Hour), "expired"}} {
-		if got := b.refusal([][]byte{{1}, b.extra(now)}, tc.at); got != tc.want {
+		if _, got := b.refusal([][]byte{{1}, b.extra(now)}, tc.at); got != tc.want {
 			t.Errorf("at %v: %q, want %q", tc.at, got, tc.want)
 		}
 	}
-	if got := b.refusal(nil, now); got != "unbound" {
+	if _, got := b.refusal(nil, now); got != "unbound" {
 		t.Errorf("without a binding: %q", got)
 	}
 }
@@ -317,10 +382,10 @@ func FuzzTicket(f *testing.F) {
 		nonce := make([]byte, 12)
 		rand.Read(nonce)
 		sealed := k.aead.Seal(append(append([]byte{}, k.id[:]...), nonce...), nonce, plain, k.id[:])
-		if ss, why := keys.unwrap(&b, sealed, now); (ss == nil) == (why == "") {
+		if ss, _, why := keys.unwrap(&b, sealed, now); (ss == nil) == (why == "") {
 			t.Errorf("session %v, reason %q", ss, why)
 		}
-		if ss, _ := keys.unwrap(&b, plain, now); ss != nil {
+		if ss, _, _ := keys.unwrap(&b, plain, now); ss != nil {
 			t.Error("a ticket that nobody sealed")
 		}
 	})

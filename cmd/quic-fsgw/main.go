@@ -46,7 +46,7 @@ type stdio struct {
 func commands() []command {
 	return append(systemCommands(),
 		initCommand, checkCommand, connectCommand, lsCommand, catCommand, cpCommand, rmCommand, mkdirCommand, dfCommand,
-		statusCommand, reloadCommand, drainCommand, benchCommand, certCommand, versionCommand)
+		statusCommand, reloadCommand, drainCommand, probeCommand, benchCommand, certCommand, versionCommand)
 }
 
 // usageError is a command line, or a configuration, that can't be meant.
@@ -99,6 +99,10 @@ func run(ctx context.Context, io stdio, args []string) int {
 func finish(io stdio, err error) int {
 	if err == nil || errors.Is(err, flag.ErrHelp) {
 		return exitOK
+	}
+	var status statusError
+	if errors.As(err, &status) {
+		return int(status)
 	}
 	if !errors.Is(err, errReported) {
 		fmt.Fprintf(io.err, "quic-fsgw: %v\n", err)

@@ -178,7 +178,14 @@ var manual = map[string]string{
 	"df":     "Shows size, use and free space.",
 	"status": "Asks a running gateway for its routes, backends and connections, through its admin socket.",
 	"reload": "Makes a running gateway read its configuration again. It is applied whole or not at all; the error says why.",
-	"drain":  "Makes a running gateway refuse new connections, and waits for the present ones to end.",
+	"doctor": "Looks at this host (clock, UDP offloads and buffers, open files, ports), the configuration, the certificates,\n" +
+		"keys and lists that it names, their permissions and when they end, and asks every backend. Each line is ok, warn\n" +
+		"or fail, with a fix. It ends with status 1 where something fails, 2 where the configuration can't be used.",
+	"probe": "Asks a service for an answer of its protocol, through the gateway: NULL and, with an export, MOUNT for nfs\n" +
+		"URLs; NEGOTIATE and, with a user, logon and share for smb URLs. It prints one line and measured values behind\n" +
+		"a bar, as monitoring plugins do, and ends with their statuses: 0 OK, 1 WARNING (the certificate ends soon, or\n" +
+		"is not verified), 2 CRITICAL (no answer, or refused, or the certificate all but ended), 3 UNKNOWN (wrong usage).",
+	"drain": "Makes a running gateway refuse new connections, and waits for the present ones to end.",
 	"cert": "Makes certificates with a small CA of its own, in a folder: ca.crt and ca.key, NAME.crt and NAME.key.\n" +
 		"Nothing that exists is replaced. Keys are ECDSA on P-256, readable by their owner alone.",
 	"bench": "Measures QUIC alone, between two of these: a server, and a client that downloads, uploads, or sends small\n" +

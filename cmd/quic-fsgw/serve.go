@@ -38,7 +38,7 @@ var processes = map[string]func(ctx context.Context, args []string) error{
 
 func init() { serveCommand.run = runServe }
 
-func systemCommands() []command { return []command{serveCommand, tlshdCommand} }
+func systemCommands() []command { return []command{serveCommand, tlshdCommand, doctorCommand} }
 
 func runServe(ctx context.Context, io stdio, args []string) error {
 	fs := serveCommand.flags()

@@ -16,8 +16,8 @@ import (
 
 // trustFlags are the flags of every client command.
 type trustFlags struct {
-	config, ca, cert, key, serverName, passwordFile string
-	insecure                                        bool
+	config, ca, cert, key, serverName, passwordFile, keyLog string
+	insecure                                                bool
 }
 
 func (t *trustFlags) register(fs *flag.FlagSet) {
@@ -27,6 +27,7 @@ func (t *trustFlags) register(fs *flag.FlagSet) {
 	fs.StringVar(&t.key, "key", "", "its private key, a `file`")
 	fs.StringVar(&t.serverName, "server-name", "", "`name` to ask for and to verify, instead of the URL's host")
 	fs.BoolVar(&t.insecure, "insecure-skip-verify", false, "do not verify the server; for experiments only")
+	fs.StringVar(&t.keyLog, "unsafe-key-log", "", "append the TLS secrets to a `file`: who reads it can read the traffic; for finding faults only")
 }
 
 func (t *trustFlags) registerPassword(fs *flag.FlagSet) {
@@ -55,6 +56,7 @@ func (t *trustFlags) apply() error {
 	}
 	t.serverName = first(t.serverName, c.Client.ServerName)
 	t.insecure = t.insecure || c.Client.InsecureSkipVerify
+	t.keyLog = first(t.keyLog, string(c.Client.UnsafeKeyLog))
 	return nil
 }
 
@@ -74,7 +76,7 @@ func (t *trustFlags) helperConfig() tlshd.Config {
 	if t.cert != "" {
 		cc.Certificate = &tlshd.Certificate{Cert: t.cert, Key: t.key}
 	}
-	return tlshd.Config{Client: cc}
+	return tlshd.Config{Client: cc, UnsafeKeyLog: t.keyLog}
 }
 
 // dialer starts a handshake helper and returns a dialer that uses it. A helper

@@ -199,9 +199,15 @@ func checkRest(d *decoder, c *Config) {
 	if http := c.Admin.HTTP; http != "" && !http.AddrPort().Addr().IsLoopback() {
 		d.warnAt("admin.http", "127.0.0.1:9443", "%s can be reached from outside and asks for no password", http)
 	}
+	if c.Tlshd.UnsafeKeyLog != "" {
+		d.warnAt("tlshd.unsafe_key_log", "", "%s lets whoever reads it read all traffic", c.Tlshd.UnsafeKeyLog)
+	}
 	cl := c.Client
 	if cl == nil {
 		return
+	}
+	if cl.UnsafeKeyLog != "" {
+		d.warnAt("client.unsafe_key_log", "", "%s lets whoever reads it read all traffic", cl.UnsafeKeyLog)
 	}
 	if (cl.Cert == "") != (cl.Key == "") {
 		d.errorAt("client", "", "cert and key go together")

@@ -70,6 +70,7 @@ type Tlshd struct {
 	CRL          []Path        `yaml:"crl" doc:"Revocation lists for client certificates; PEM or DER"`
 	CRLExpired   string        `yaml:"crl_expired" default:"refuse" enum:"refuse|warn" doc:"What a list past its nextUpdate does to the clients of that CA"`
 	TicketKeys   Path          `yaml:"ticket_keys" default:"" doc:"File of session ticket keys shared by several gateways; empty: made at start, kept by the helper"`
+	UnsafeKeyLog Path          `yaml:"unsafe_key_log" default:"" doc:"File that the TLS secrets of all connections are appended to, as SSLKEYLOGFILE has them: who reads it can read all traffic. For finding faults only; the environment variable is never looked at"`
 }
 
 // Certificate is one server certificate: either Cert and Key, or PFX.
@@ -299,4 +300,5 @@ type Client struct {
 	Key                Path   `yaml:"key" default:"" doc:"Its private key"`
 	ServerName         string `yaml:"server_name" default:"" doc:"Name to ask for and to verify, instead of the URL's host"`
 	InsecureSkipVerify bool   `yaml:"insecure_skip_verify" default:"false" doc:"Do not verify the server; for experiments only"`
+	UnsafeKeyLog       Path   `yaml:"unsafe_key_log" default:"" doc:"As tlshd.unsafe_key_log, for the connections of client commands"`
 }

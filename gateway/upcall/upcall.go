@@ -57,11 +57,14 @@ func (h handshake) Crypto(level quic.Level, data []byte) {
 	h.Handshake.Crypto(tlshd.Level(level), data)
 }
 
+func (h handshake) Remember(v quic.Version, params []byte) { h.Handshake.Remember(uint32(v), params) }
+
 // Handshake implements quic.Handshaker.
 func (h handshaker) Handshake(req *quic.HandshakeRequest, sink func(quic.HandshakeEvent)) quic.Handshake {
 	r := &tlshd.Request{
 		ID: req.ID, Server: req.Server, ServerName: req.ServerName, NextProtos: req.NextProtos,
 		TransportParams: req.TransportParams, Crypto: req.Crypto, Remote: req.Remote, Timeout: req.Timeout,
+		Version: uint32(req.Version), EarlyData: req.EarlyData, EarlyLimits: req.EarlyLimits,
 	}
 	if p, ok := req.Options.(*Policy); ok {
 		// RFC 9369, Section 5: "Servers MUST validate the originating version of any
@@ -94,6 +97,10 @@ func event(e *tlshd.Event) quic.HandshakeEvent {
 		out.Kind = quic.EventSecret
 	case tlshd.EventPeerTransportParams:
 		out.Kind = quic.EventPeerTransportParams
+	case tlshd.EventEarlyParams:
+		out.Kind = quic.EventEarlyParams
+	case tlshd.EventEarlyRejected:
+		out.Kind = quic.EventEarlyRejected
 	case tlshd.EventDone:
 		out.Kind = quic.EventDone
 		out.TLS = &quic.TLSState{

@@ -19,8 +19,7 @@ type skipper struct {
 	at     uint64 // the next number to skip
 	period uint64
 	random func(n uint64) uint64
-	kept   [skipsKept]uint64 // newest first
-	n      int
+	kept   []uint64 // newest first, at most skipsKept; none on a connection that sends little
 }
 
 func (k *skipper) init(random func(n uint64) uint64) {
@@ -30,9 +29,11 @@ func (k *skipper) init(random func(n uint64) uint64) {
 
 // skip remembers pn as skipped and chooses the next.
 func (k *skipper) skip(pn uint64) {
-	copy(k.kept[1:], k.kept[:])
+	if len(k.kept) < skipsKept {
+		k.kept = append(k.kept, 0)
+	}
+	copy(k.kept[1:], k.kept)
 	k.kept[0] = pn
-	k.n = min(k.n+1, skipsKept)
 	k.at = pn + 1 + k.period + k.random(k.period)
 	k.period = min(2*k.period, lastSkip)
 }
@@ -41,10 +42,10 @@ func (k *skipper) skip(pn uint64) {
 func (k *skipper) hit(ranges []AckRange) bool {
 	i := 0
 	for _, r := range ranges {
-		for i < k.n && k.kept[i] > r.Largest {
+		for i < len(k.kept) && k.kept[i] > r.Largest {
 			i++
 		}
-		if i == k.n {
+		if i == len(k.kept) {
 			return false
 		}
 		if k.kept[i] >= r.Smallest {
@@ -58,7 +59,7 @@ func (k *skipper) hit(ranges []AckRange) bool {
 // few apart.
 func (k *skipper) between(lo, hi uint64) uint64 {
 	n := uint64(0)
-	for i := 0; i < k.n && k.kept[i] > lo; i++ {
+	for i := 0; i < len(k.kept) && k.kept[i] > lo; i++ {
 		if k.kept[i] < hi {
 			n++
 		}
