@@ -342,7 +342,7 @@ func (c *Conn) onSecret(e *HandshakeEvent) {
 		c.retryEarly()
 	case e.Write && e.Level == LevelApp && !c.server:
 		// RFC 9001, Section 4.9.3: "Therefore, a client SHOULD discard 0-RTT
-		// keys as soon as it installs 1-RTT keys, as they have no use after
+		// keys as soon as it installs 1-RTT keys as they have no use after
 		// that moment."
 		c.early.dropKeys()
 	case e.Write && e.Level == LevelApp:
