@@ -553,8 +553,8 @@ func TestOldTLS(t *testing.T) {
 // to the server that it is connecting to". Without a name the address tells servers apart.
 func TestTokensOfNamelessServers(t *testing.T) {
 	store := new(TokenStore)
-	one := &Conn{connGuarded: connGuarded{dialed: addrPort("10.0.0.1:443"), cfg: &Config{Tokens: store}}}
-	other := &Conn{connGuarded: connGuarded{dialed: addrPort("10.0.0.9:443"), cfg: &Config{Tokens: store}}}
+	one := &Conn{connGuarded: connGuarded{dialAddr: addrPort("10.0.0.1:443"), cfg: &Config{Tokens: store}}}
+	other := &Conn{connGuarded: connGuarded{dialAddr: addrPort("10.0.0.9:443"), cfg: &Config{Tokens: store}}}
 	store.put(one.tokenServer(), Version1, []byte("one"))
 	if b := store.take(other.tokenServer(), Version1); b != nil {
 		t.Errorf("a token of another server: %q", b)

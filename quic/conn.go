@@ -80,7 +80,7 @@ type connGuarded struct {
 	firstDst      wire.ConnID // server: what the Initials of this connection are sent to
 	retrySrc      wire.ConnID
 	retried       bool
-	dialed        netip.AddrPort // client: the address that Dial was given
+	dialAddr      netip.AddrPort // client: the address that Dial was given
 	token         []byte         // client: of Retry or of an earlier connection, for Initials
 	tokenDue      bool           // server: NEW_TOKEN is due
 	peerParams    wire.TransportParams

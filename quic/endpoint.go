@@ -223,7 +223,7 @@ func (e *Endpoint) dial(remote netip.AddrPort, cfg *Config, early bool) (*Conn, 
 	c.ids.nextLocal = 1
 	c.ids.peerLimit = 2
 	c.path.init(0, remote, netip.Addr{}, 0, cfg)
-	c.dialed = remote
+	c.dialAddr = remote
 	c.testECN()
 	c.path.validated = true // the limit is the server's (RFC 9000, Section 8.1)
 	c.startTrace()

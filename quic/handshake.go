@@ -341,8 +341,9 @@ func (c *Conn) onSecret(e *HandshakeEvent) {
 		c.refuseEarly()
 		c.retryEarly()
 	case e.Write && e.Level == LevelApp && !c.server:
-		// RFC 9001, Section 4.9.3: "Therefore, a client SHOULD discard 0-RTT keys as soon
-		// as it installs 1-RTT keys as they have no use after that moment."
+		// RFC 9001, Section 4.9.3: "Therefore, a client SHOULD discard 0-RTT
+		// keys as soon as it installs 1-RTT keys as they have no use after
+		// that moment."
 		c.early.dropKeys()
 	case e.Write && e.Level == LevelApp:
 		c.openEarly()
@@ -487,15 +488,15 @@ func (c *Conn) maybeComplete() {
 		_ = c.fail(InternalError, 0, "TLS has not said the peer's transport parameters")
 		return
 	}
+	if !slices.Contains(c.cfg.NextProtos, t.ALPN) {
+		_ = c.fail(CryptoErrorBase+TransportErrorCode(AlertNoApplicationProtocol), 0, "no application protocol was agreed on")
+		return
+	}
 	if err := c.checkEarly(); err != nil {
 		_ = c.fail(TransportParameterError, 0, err.Error())
 		return
 	}
 	t.EarlyData = c.early.rx != nil || c.early.offered && !c.early.rejected
-	if !slices.Contains(c.cfg.NextProtos, t.ALPN) {
-		_ = c.fail(CryptoErrorBase+TransportErrorCode(AlertNoApplicationProtocol), 0, "no application protocol was agreed on")
-		return
-	}
 	c.tls = t
 	c.state = stateOpen
 	c.trace.State(c.now(), "handshake_completed")
@@ -541,6 +542,9 @@ func (c *Conn) takeStreams() {
 }
 
 // admit lets the application have the connection.
+//
+// RFC 9000, Section 19.20: "Servers MUST NOT send a HANDSHAKE_DONE frame before
+// completing the handshake."
 func (c *Conn) admit() {
 	c.takeStreams()
 	c.issueIDs()

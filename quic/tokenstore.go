@@ -82,7 +82,7 @@ func (c *Conn) tokenServer() string {
 	if c.cfg.ServerName != "" {
 		return c.cfg.ServerName
 	}
-	return c.dialed.String()
+	return c.dialAddr.String()
 }
 
 // Len returns how many tokens there are.

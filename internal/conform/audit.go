@@ -16,6 +16,7 @@ const (
 	Library   Status = "library"   // by crypto/tls or the kernel, as we use them
 	Unused    Status = "unused"    // it speaks of a feature that is never used here
 	Other     Status = "other"     // it addresses somebody else: applications, deployments, authors of standards, IANA
+	Open      Status = "open"      // not walked through yet: nothing is claimed
 	Exception Status = "exception" // not met, for the reason given
 )
 

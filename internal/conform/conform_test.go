@@ -72,7 +72,7 @@ func TestAudit(t *testing.T) {
 		case Exception:
 			exceptions++
 			fallthrough
-		case Library, Unused, Other:
+		case Library, Unused, Other, Open:
 			if e.Note == "" {
 				t.Errorf("%s: %s, and no reason", e.ID, e.Status)
 			}

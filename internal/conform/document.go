@@ -33,6 +33,7 @@ Statuses:
 - **library**: by crypto/tls or the kernel, in the way they are used here;
 - **unused**: it is about a feature that is never used here, so that nothing can violate it;
 - **other**: it addresses somebody else: applications, deployments, authors of standards, IANA;
+- **open**: not walked through yet, nothing is claimed;
 - **exception**: not met, and why. There may be %d of them at most.
 
 RFC %s are quoted from texts with these SHA-256 digests (unpaginated, as the working group rendered them):
@@ -117,8 +118,8 @@ func summary(r *Requirements, audit map[string]Entry) string {
 		count[s.RFC][audit[s.ID()].Status]++
 		count[s.RFC]["all"]++
 	}
-	statuses := []Status{"all", Met, Library, Unused, Other, Exception}
-	out := "| RFC | requirements | met | library | unused | other | exception |\n|---|---|---|---|---|---|---|\n"
+	statuses := []Status{"all", Met, Library, Unused, Other, Open, Exception}
+	out := "| RFC | requirements | met | library | unused | other | open | exception |\n|---|---|---|---|---|---|---|---|\n"
 	total := map[Status]int{}
 	line := func(name string, m map[Status]int) {
 		out += "| " + name
