@@ -26,7 +26,7 @@ import (
 const (
 	copyGuardShare  = 2.0 // per cent
 	copyGuardRounds = 10
-	copyGuardBytes  = 512 << 20
+	copyGuardBytes  = 2 << 30
 	copyGuardRate   = 1000 // samples a second: a hundred would be too few for a share of 2 %
 )
 

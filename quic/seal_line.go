@@ -73,6 +73,7 @@ func (c *Conn) sendBatch(b *outBatch, more bool) bool {
 	for _, k := range b.chunks {
 		k.sealing = true
 	}
+	c.app.tx.Wake() // not by two sealers at once
 	b.plain.Stride, b.path, b.waits = b.segment-protect.TagLen, c.path.id, true
 	c.line = append(c.line, b)
 	select {

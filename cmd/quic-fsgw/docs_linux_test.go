@@ -84,6 +84,9 @@ func TestDocumentsNames(t *testing.T) {
 	metrics := texts["../../docs/metrics.md"]
 	for file, text := range texts {
 		for _, m := range docLink.FindAllStringSubmatch(text, -1) {
+			if m[1] == "https" {
+				continue // on another machine
+			}
 			if _, err := os.Stat(filepath.Join(filepath.Dir(file), m[1])); err != nil {
 				t.Errorf("%s: link to %s: %v", file, m[1], err)
 			}
