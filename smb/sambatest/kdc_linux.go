@@ -22,14 +22,16 @@ const Realm = "QUIC.TEST"
 type KDC struct {
 	Addr string // 127.0.0.1:port, UDP and TCP
 
-	dir string
+	dir  string // of the KDC
+	conf string // krb5.conf of its clients
 }
 
 // StartKDC runs a KDC until the end of the test.
 func StartKDC(t testing.TB) *KDC {
 	t.Helper()
 	k := &KDC{Addr: fmt.Sprintf("127.0.0.1:%d", freePort(t)), dir: t.TempDir()}
-	k.write(t, "krb5.conf", k.ClientConfig(k.Addr))
+	k.conf = k.ClientConfig(k.Addr)
+	k.write(t, "krb5.conf", k.conf)
 	k.write(t, "kdc.conf", fmt.Sprintf(`[kdcdefaults]
  kdc_listen = %[1]s
  kdc_tcp_listen = %[1]s
@@ -134,30 +136,51 @@ func (k *KDC) start(t testing.TB) {
 	}
 }
 
-// Tickets logs User on, as kinit does, and returns a file with the ticket.
+// Through is the KDC as clients see it that reach it by a KDC proxy alone. url is
+// the proxy's, ca a PEM file that its certificate is trusted by.
+func (k *KDC) Through(url, ca string) *KDC {
+	far := *k
+	far.conf = k.ClientConfig(url + "\n  http_anchors = FILE:" + ca)
+	return &far
+}
+
+// Tickets logs User on, as kinit does, fetches the ticket of the service at Host,
+// and returns a file with both: who has it needs no KDC any more.
 func (k *KDC) Tickets(t testing.TB) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), startLimit)
-	defer cancel()
-	file := filepath.Join(t.TempDir(), "tickets")
-	cmd := k.command(ctx, "kinit", "-c", "FILE:"+file, User)
-	cmd.Stdin = strings.NewReader(Password + "\n")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("kinit: %v\n%s", err, out)
+	dir := t.TempDir()
+	file, conf := filepath.Join(dir, "tickets"), filepath.Join(dir, "krb5.conf")
+	if err := os.WriteFile(conf, []byte(k.conf), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"kinit", "-c", "FILE:" + file, User}, {"kvno", "-c", "FILE:" + file, "cifs/" + Host}} {
+		ctx, cancel := context.WithTimeout(t.Context(), startLimit)
+		cmd := k.command(ctx, args...)
+		cmd.Env = append(cmd.Env, "KRB5_CONFIG="+conf)
+		cmd.Stdin = strings.NewReader(Password + "\n")
+		out, err := cmd.CombinedOutput()
+		cancel()
+		if err != nil {
+			t.Fatalf("%s: %v\n%s", args[0], err, out)
+		}
 	}
 	return file
 }
 
-// lend copies what a program of the tree needs of the KDC into dir, its /mnt.
+// lend writes what a program of the tree needs of the KDC into dir, its /mnt.
 func (k *KDC) lend(t testing.TB, dir string, files ...string) {
 	t.Helper()
-	for _, name := range append(files, filepath.Join(k.dir, "krb5.conf")) {
-		b, err := os.ReadFile(name)
-		if err == nil {
+	err := os.WriteFile(filepath.Join(dir, "krb5.conf"), []byte(k.conf), 0o600)
+	for _, name := range files {
+		var b []byte
+		if b, err = os.ReadFile(name); err == nil {
 			err = os.WriteFile(filepath.Join(dir, filepath.Base(name)), b, 0o600)
 		}
 		if err != nil {
-			t.Fatal(err)
+			break
 		}
+	}
+	if err != nil {
+		t.Fatal(err)
 	}
 }
