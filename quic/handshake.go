@@ -488,7 +488,7 @@ func (c *Conn) maybeComplete() {
 		_ = c.fail(InternalError, 0, "TLS has not said the peer's transport parameters")
 		return
 	}
-	if !slices.Contains(c.cfg.NextProtos, t.ALPN) {
+	if !c.server && !slices.Contains(c.cfg.NextProtos, t.ALPN) { // a server has looked at what is offered, see route
 		_ = c.fail(CryptoErrorBase+TransportErrorCode(AlertNoApplicationProtocol), 0, "no application protocol was agreed on")
 		return
 	}
