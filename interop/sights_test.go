@@ -118,9 +118,8 @@ func (s *sights) down(w *watched, b []byte) (retry bool) {
 		}
 		s.count(false, &h)
 		if h.Type == wire.PacketRetry {
-			// RFC 9000, Section 17.2.5.2: "Changing the Destination Connection ID
-			// field also results in a change to the keys used to protect the Initial
-			// packet."
+			// RFC 9000, Section 17.2.5.2: the new Destination Connection ID changes
+			// the keys of Initial packets, too.
 			if retry = true; !w.retried { // a client takes the first
 				w.dst, w.retried = h.Src, true
 			}
@@ -140,9 +139,8 @@ func (s *sights) delivered(w *watched, b []byte) {
 		if err != nil {
 			return
 		}
-		// RFC 9000, Section 8.1: "receipt of a packet protected with Handshake keys
-		// confirms that the peer successfully processed an Initial packet from the
-		// endpoint." So does a token that came back.
+		// RFC 9000, Section 8.1: a packet with Handshake keys shows that the peer has
+		// processed an Initial packet. So does a token that came back.
 		w.validated = w.validated || h.Type == wire.PacketHandshake || h.Type == wire.PacketInitial && len(h.Token) > 0
 		b = b[h.Len:]
 	}

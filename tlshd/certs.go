@@ -124,6 +124,12 @@ func loadCertificate(f *fileSet, c *Certificate) (*tls.Certificate, error) {
 	}
 	pub, ok := chain[0].PublicKey.(interface{ Equal(crypto.PublicKey) bool })
 	if !ok || !pub.Equal(key.Public()) {
+		// Exported from AD CS, the CA may stand first.
+		if ordered, err := orderChain(chain, key); err == nil {
+			chain, ok, pub = ordered, true, ordered[0].PublicKey.(interface{ Equal(crypto.PublicKey) bool })
+		}
+	}
+	if !ok || !pub.Equal(key.Public()) {
 		return nil, fmt.Errorf("%s: %w", c.Cert+c.PFX, errKeyMismatch)
 	}
 	f.expires("certificate", c.Cert+c.PFX, chain...)

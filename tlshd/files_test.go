@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -228,6 +229,38 @@ func TestFilesAreReread(t *testing.T) {
 	}
 	replaceFile(t, s.cfg.Certificates[0].Key, key)
 	waitFor(t, "the third certificate", func() bool { return leafShown(t, s, l) == three.Leaf.SerialNumber.String() })
+}
+
+// What AD CS exports may begin with the root, and have it at all; the certificate
+// itself is found by its key, and shown first with its issuers behind it.
+func TestChainOrder(t *testing.T) {
+	s := newSite(t)
+	leaf := s.serverCA.leaf(t, ecKey(t), forServer("files.example.com"))
+	good := save(t, s.dir, "ordered", leaf)
+	stranger := s.serverCA.leaf(t, ecKey(t), forServer("other.example.com")).Leaf
+	for name, order := range map[string][]*x509.Certificate{
+		"root first": {s.serverRoot.cert, s.serverCA.cert, leaf.Leaf},
+		"CA first":   {s.serverCA.cert, leaf.Leaf},
+		"a stranger": {stranger, s.serverCA.cert, leaf.Leaf},
+	} {
+		var file []byte
+		for _, c := range order {
+			file = append(file, pemOf("CERTIFICATE", c.Raw)...)
+		}
+		c := Certificate{Cert: replaceFile(t, filepath.Join(s.dir, "order.crt"), file), Key: good.Key}
+		got, err := loadCertificate(&fileSet{}, &c)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if !bytes.Equal(got.Certificate[0], leaf.Leaf.Raw) || !bytes.Equal(got.Certificate[1], s.serverCA.cert.Raw) || got.Leaf != nil && !got.Leaf.Equal(leaf.Leaf) {
+			t.Errorf("%s: a chain of %d that begins with %v", name, len(got.Certificate), got.Leaf.Subject)
+		}
+	}
+	c := Certificate{Cert: replaceFile(t, filepath.Join(s.dir, "none.crt"), append(pemOf("CERTIFICATE", s.serverCA.cert.Raw), pemOf("CERTIFICATE", stranger.Raw)...)), Key: good.Key}
+	if _, err := loadCertificate(&fileSet{}, &c); !errors.Is(err, errKeyMismatch) {
+		t.Errorf("no certificate of the key: %v", err)
+	}
 }
 
 // A reload is whole or not at all.
