@@ -27,11 +27,12 @@ type Server struct {
 	log   *slog.Logger
 	state atomic.Pointer[state]
 
-	reload sync.Mutex // one reload at a time
-	failed *state     // what the last one that failed has seen; guarded by reload
-	stop   context.CancelFunc
-	ctx    context.Context
-	wg     sync.WaitGroup
+	reload      sync.Mutex // one reload at a time
+	failed      *state     // what the last one that failed has seen; guarded by reload
+	lastFailure string     // and that the log has; guarded by reload
+	stop        context.CancelFunc
+	ctx         context.Context
+	wg          sync.WaitGroup
 
 	smu      sync.Mutex
 	sessions map[*session]struct{}
@@ -201,11 +202,17 @@ func (s *Server) reloadChanged() {
 	if s.failed != nil && !s.failed.files.changed() || s.failed == nil && !now.files.changed() {
 		return
 	}
-	if err := s.load(now.cfg); err != nil {
-		s.log.Error("files changed but can not be used, the old ones stay", "error", err.Error())
+	err := s.load(now.cfg)
+	if err == nil {
+		s.lastFailure = ""
+		s.log.Info("files changed and were reread")
 		return
 	}
-	s.log.Info("files changed and were reread")
+	// A file that may not be read is tried again and again: once is enough to say.
+	if text := err.Error(); text != s.lastFailure {
+		s.lastFailure = text
+		s.log.Error("files changed but can not be used, the old ones stay", "error", text)
+	}
 }
 
 // Stats returns the counters.

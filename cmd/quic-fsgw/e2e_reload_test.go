@@ -16,9 +16,11 @@ import (
 	"math/big"
 	"net"
 	"os"
+	"os/user"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -370,5 +372,49 @@ func TestRevokedClientIsCut(t *testing.T) {
 	mustCLI(t, time.Minute, nil, s.as("alice", "ls", s.url(""))...)
 	if st := s.Status(); st.Generation != 2 {
 		t.Errorf("configuration %d is in force, want 2: nobody has asked for another", st.Generation)
+	}
+}
+
+// A renewed certificate of certbot's: root's files, which the helper's group may
+// read, put into place by exchanging links. It is shown without a word. One that
+// the helper can't read leaves the old one, and the log says why.
+func TestRenewalReadByGroup(t *testing.T) {
+	s := newNFSStage(t, nfsSetup{exports: ganeshatest.Pseudo, tlshd: "  user: nobody\n  group: nogroup\n"})
+	crt := strings.TrimSuffix(s.serverKey, ".key") + ".crt"
+	group, err := user.LookupGroup("nogroup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	gid, err := strconv.Atoi(group.Gid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The helper has to get through the folders; a test's are root's alone.
+	if err := errors.Join(os.Chmod(s.Authority.dir, 0o755), os.Chmod(filepath.Dir(s.Authority.dir), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	renew := func(mode os.FileMode) {
+		t.Helper()
+		other := s.Authority.another(t)
+		if err := os.Chmod(filepath.Dir(other.dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		cert, key := other.server(nfsName)
+		for from, to := range map[string]string{cert: crt, key: s.serverKey} {
+			if err := errors.Join(os.Chown(from, 0, gid), os.Chmod(from, mode), os.Chmod(filepath.Dir(from), 0o755), os.Symlink(from, to+".new"), os.Rename(to+".new", to)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	first := s.serverSerial(t, "alice")
+	renew(0o640)
+	eventually(t, "the renewed certificate", func() bool { return s.serverSerial(t, "alice") != first })
+	second, mark := s.serverSerial(t, "alice"), s.Log.mark()
+	renew(0o600)
+	s.Log.wait(t, mark, "a warning", func(l logLine) bool {
+		return strings.Contains(l.Raw, "permission denied") && strings.Contains(l.Raw, crt)
+	})
+	if got := s.serverSerial(t, "alice"); got != second {
+		t.Error("a certificate whose key can't be read took the place of one that works")
 	}
 }
