@@ -547,9 +547,9 @@ func TestEarlyVersions(t *testing.T) {
 		try([]Version{Version2, Version1}, false, false)
 		try([]Version{Version1, Version2}, true, true)
 		// 0-RTT packets stay those of the original version.
-		scfg = *ep.scfg
-		scfg.Versions = []Version{Version2, Version1}
-		ep.server.SetConfig(&scfg)
+		both := *ep.scfg // the server still reads the one before
+		both.Versions = []Version{Version2, Version1}
+		ep.server.SetConfig(&both)
 		try([]Version{Version1, Version2}, true, true)
 	})
 }
