@@ -66,7 +66,7 @@ func loadRevocations(f *fileSet, paths []string, expired string) (*revocations, 
 		for _, l := range lists {
 			l.path = path
 			if !l.list.NextUpdate.IsZero() {
-				f.expiries = append(f.expiries, Expiry{"crl", path, printable(l.list.Issuer.String()), l.list.NextUpdate})
+				f.expiries = append(f.expiries, Expiry{Kind: "crl", File: path, Subject: printable(l.list.Issuer.String()), At: l.list.NextUpdate, life: l.list.NextUpdate.Sub(l.list.ThisUpdate)})
 			}
 			sum.Write(l.list.Raw)
 			rs.byIssuer[string(l.list.RawIssuer)] = append(rs.byIssuer[string(l.list.RawIssuer)], l)

@@ -9,7 +9,7 @@ import (
 )
 
 // ExpirySoon is how long before its end a certificate or a revocation list is
-// worth a warning.
+// worth a warning, if it was not made for a shorter time: see Expiry.Soon.
 const ExpirySoon = 14 * 24 * time.Hour
 
 // warnAgain is how often the same warning is given.
@@ -24,12 +24,22 @@ type Expiry struct {
 	File    string    `json:"file"`
 	Subject string    `json:"subject"` // of a list: its issuer
 	At      time.Time `json:"at"`
+
+	life time.Duration // of a certificate, or a list, from its beginning to At; 0: not known
+}
+
+// Soon reports whether less is left than ExpirySoon, and than a third of the
+// whole life: certificates of a week are renewed when two days are left, say, and
+// no news before.
+func (e *Expiry) Soon(now time.Time) bool {
+	left := e.At.Sub(now)
+	return left < ExpirySoon && (e.life <= 0 || left < e.life/3)
 }
 
 // expires notes when a certificate ends.
 func (f *fileSet) expires(kind, path string, certs ...*x509.Certificate) {
 	for _, c := range certs {
-		f.expiries = append(f.expiries, Expiry{kind, path, printable(c.Subject.String()), c.NotAfter})
+		f.expiries = append(f.expiries, Expiry{Kind: kind, File: path, Subject: printable(c.Subject.String()), At: c.NotAfter, life: c.NotAfter.Sub(c.NotBefore)})
 	}
 }
 
@@ -60,7 +70,7 @@ func (w *expiryWarnings) warn(log *slog.Logger, st *state, now time.Time) {
 		switch left := e.At.Sub(now); {
 		case left <= 0:
 			log.Error("expired", args...)
-		case left < ExpirySoon:
+		case e.Soon(now):
 			log.Warn("expires soon", append(args, "days_left", int(left/(24*time.Hour)))...)
 		}
 	}

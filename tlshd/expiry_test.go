@@ -30,7 +30,13 @@ func TestExpiry(t *testing.T) {
 			c.Names = []string{name}
 			return c
 		}
-		s.cfg = Config{Certificates: []Certificate{leaf("fine.test", 100*day), leaf("soon.test", 10*day+time.Hour), leaf("over.test", -day)},
+		// Made for a week, of which five days are left: nobody has to do anything yet.
+		short := save(t, s.dir, "short.test", ca.leaf(t, ecKey(t), func(c *x509.Certificate) {
+			forServer("short.test")(c)
+			c.NotBefore, c.NotAfter, c.Subject.CommonName = now.Add(-2*day), now.Add(5*day).Truncate(time.Second), "short.test"
+		}))
+		short.Names = []string{"short.test"}
+		s.cfg = Config{Certificates: []Certificate{leaf("fine.test", 100*day), leaf("soon.test", 10*day+time.Hour), leaf("over.test", -day), short},
 			CRL: []string{replaceFile(t, filepath.Join(s.dir, "x.crl"), ca.crl(t, now.Add(12*time.Hour).Truncate(time.Second)))}, WatchInterval: time.Hour}
 		var log logBuffer
 		srv, err := NewServer(s.cfg, slog.New(slog.NewTextHandler(&log, nil)))
@@ -43,7 +49,7 @@ func TestExpiry(t *testing.T) {
 		for what, want := range map[string]int{
 			"level=ERROR msg=expired kind=certificate": 1, "CN=over.test": 1,
 			`level=WARN msg="expires soon" kind=certificate`: 1, "CN=soon.test": 1, "days_left=10": 1,
-			`msg="expires soon" kind=crl`: 1, "days_left=0": 1, "fine.test": 0,
+			`kind=crl`: 0, "fine.test": 0, // the list was made for a day
 		} {
 			if got := lines(what); got != want {
 				t.Errorf("%q stands %d times in the log, want %d\n%s", what, got, want, log.String())
@@ -60,8 +66,11 @@ func TestExpiry(t *testing.T) {
 				t.Errorf("not in order: %+v", st.Expiries)
 			}
 		}
-		if got, want := fmt.Sprint(order), "[certificate over.test.crt crl x.crl certificate soon.test.crt certificate fine.test.crt]"; got != want {
+		if got, want := fmt.Sprint(order), "[certificate over.test.crt crl x.crl certificate short.test.crt certificate soon.test.crt certificate fine.test.crt]"; got != want {
 			t.Errorf("%s, want %s", got, want)
+		}
+		if lines("short.test") != 0 {
+			t.Errorf("a certificate of a week is warned of at once\n%s", log.String())
 		}
 		time.Sleep(23 * time.Hour)
 		if n := lines("CN=soon.test"); n != 1 {

@@ -63,7 +63,7 @@ func (e *examination) expiries() {
 		switch left := x.At.Sub(e.now); {
 		case left <= 0:
 			e.fail("expiry", "renew it: it is reread when it has changed", "%s", what)
-		case left < tlshd.ExpirySoon:
+		case x.Soon(e.now):
 			e.warn("expiry", "renew it: it is reread when it has changed", "%s, in %d days", what, int(left/(24*time.Hour)))
 		default:
 			e.ok("expiry", "%s, in %d days", what, int(left/(24*time.Hour)))

@@ -115,8 +115,12 @@ func (b *between) pass(c *net.UnixConn) {
 	buf := make([]byte, 128<<10)
 	for n, err := h.Read(buf); err == nil; n, err = h.Read(buf) {
 		b.mu.Lock()
-		if n > frameHeader && buf[1] == frameDone {
-			b.verdict = slices.Clone(buf[:n])
+		for rest := buf[:n]; len(rest) > frameHeader; { // a datagram may carry several
+			size := min(len(rest), frameHeader+int(binary.BigEndian.Uint32(rest[4:])))
+			if rest[1] == frameDone {
+				b.verdict = slices.Clone(rest[:size])
+			}
+			rest = rest[size:]
 		}
 		stalled := b.stalled
 		b.mu.Unlock()
