@@ -208,6 +208,7 @@ func (c *Conn) addRemote(seq, retirePriorTo uint64, id wire.ConnID, token [16]by
 	if len(ids.retire) > 4*localConnIDLimit {
 		return c.fail(ConnectionIDLimitError, wire.FrameNewConnectionID, "too many connection IDs retired at once")
 	}
+	c.answerEarly()
 	c.dirty = true
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"github.com/quic-fsgw/quic-fsgw/quic/wire"
 )
@@ -32,6 +33,28 @@ type probedPath struct {
 	local  netip.Addr // ours
 	seq    uint64
 	valid  bool
+
+	// A challenge that came before the connection ID to answer it with, as packets
+	// of different paths overtake each other: the newest one.
+	early *earlyChallenge
+}
+
+// earlyChallenge waits for a connection ID, which has to come soon.
+type earlyChallenge struct {
+	src   packetSource
+	data  [8]byte
+	until time.Time
+}
+
+// challengePatience is how long a challenge waits for a connection ID.
+const challengePatience = time.Second
+
+// answerEarly answers the challenge that has waited for a connection ID.
+func (c *Conn) answerEarly() {
+	e := c.probed.early
+	if c.probed.early = nil; e != nil && c.now().Before(e.until) {
+		c.answerProbe(&e.src, e.data)
+	}
 }
 
 // Errors of Conn.Migrate.
@@ -308,7 +331,7 @@ func (c *Conn) seqFor(src *packetSource) (uint64, bool) {
 	if c.probed.valid {
 		c.retireRemote(c.probed.seq)
 	}
-	c.probed = probedPath{remote: src.remote, local: src.local, seq: seq, valid: true}
+	c.probed = probedPath{remote: src.remote, local: src.local, seq: seq, valid: true, early: c.probed.early}
 	c.ids.taken = max(c.ids.taken, seq)
 	return seq, true
 }

@@ -524,3 +524,48 @@ func TestRotateConnectionIDs(t *testing.T) {
 		}
 	})
 }
+
+// A challenge overtakes the connection ID to answer it with: the answer follows
+// when that has come, to where the challenge came from. One that has waited for
+// too long gets none.
+func TestChallengeBeforeConnectionID(t *testing.T) {
+	for _, late := range []bool{false, true} {
+		bubble(t, func(t *testing.T) {
+			tc := establishedServer(t, nil)
+			home, away := tc.remote, addrPort("10.0.0.9:1")
+			tc.remote = away
+			tc.send(wire.Packet1RTT, wire.AppendPathChallenge(nil, [8]byte{1}), wire.AppendPadding(nil, 1100))
+			if _, ok := find(to(tc.packets(), away), wire.FramePathResponse); ok {
+				t.Fatal("answered without a connection ID for that path")
+			}
+			tc.remote = home
+			if late {
+				tc.wait(challengePatience)
+			}
+			tc.send(wire.Packet1RTT, wire.AppendNewConnectionID(nil, 1, 0, tc.spareID(1), [16]byte{9}))
+			f, ok := find(to(tc.packets(), away), wire.FramePathResponse)
+			if ok == late || ok && f.path != [8]byte{1} {
+				t.Errorf("late %v: answered %v, %x", late, ok, f.path)
+			}
+		})
+	}
+}
+
+// A response that finds the congestion window full goes out with the next probe
+// timeout: a peer that waits for it may acknowledge nothing before.
+func TestResponseWithProbeTimeout(t *testing.T) {
+	either(t, func(t *testing.T, tc *testConn) {
+		s := tc.openStream()
+		tc.write(s, make([]byte, 64<<10))
+		tc.wait(200 * time.Millisecond) // paced: a full window
+		tc.packets()
+		tc.send(wire.Packet1RTT, wire.AppendPathChallenge(nil, [8]byte{1}))
+		for range 100 {
+			if _, ok := find(tc.packets(), wire.FramePathResponse); ok {
+				return
+			}
+			tc.wait(100 * time.Millisecond)
+		}
+		t.Error("no answer within 10 s")
+	})
+}

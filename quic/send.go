@@ -368,11 +368,16 @@ func (c *Conn) sendPathFrames() {
 		if p == nil || !p.needChallenge && !p.needResponse {
 			continue
 		}
-		if p == &c.path && c.loss.InFlight()+minDatagram > p.cc.Window() {
-			continue // until acknowledgements make room
-		}
 		if p.amplificationCredit() < minSlot {
 			continue // until more comes from there
+		}
+		if p == &c.path && c.loss.InFlight()+minDatagram > p.cc.Window() {
+			// Until acknowledgements make room, or a probe timeout: a peer that waits for
+			// the response may acknowledge nothing before.
+			if c.probes[recovery.AppData] == 0 {
+				continue
+			}
+			c.probes[recovery.AppData]--
 		}
 		var frames []byte
 		if p.needChallenge {
@@ -426,7 +431,8 @@ func (c *Conn) answerProbe(src *packetSource, data [8]byte) {
 	if !ok {
 		// RFC 9000, Section 9.5: "An endpoint that exhausts available connection IDs
 		// cannot probe new paths or initiate migration, nor can it respond to probes or
-		// attempts by its peer to migrate."
+		// attempts by its peer to migrate." It may have more for us on its way.
+		c.probed.early = &earlyChallenge{*src, data, c.now().Add(challengePatience)}
 		return
 	}
 	p := path{id: c.path.id + 1, peerSeq: seq, remote: src.remote, local: src.local, ifIndex: src.ifIndex, received: uint64(src.size)}
