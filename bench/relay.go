@@ -206,3 +206,8 @@ func spread[T any](format string, m []T, f func(T) float64) string {
 	}
 	return fmt.Sprintf(format+" ("+format+".."+format+")", middle(m, f), v[0], v[len(v)-1])
 }
+
+func lastLines(s string) string {
+	lines := strings.Split(strings.TrimSpace(s), "\n")
+	return strings.Join(lines[max(0, len(lines)-5):], " | ")
+}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -151,9 +150,4 @@ func (sh *share) torture(port int, name string, options ...string) (text string,
 		return "", fmt.Errorf("smbtorture %s: exit status %d: %s", name, out.Code, lastLines(out.Text))
 	}
 	return out.Text, nil
-}
-
-func lastLines(s string) string {
-	lines := strings.Split(strings.TrimSpace(s), "\n")
-	return strings.Join(lines[max(0, len(lines)-5):], " | ")
 }

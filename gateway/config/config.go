@@ -291,7 +291,7 @@ type QUIC struct {
 	IdleTimeout   Duration `yaml:"idle_timeout" default:"30s" min:"1s" max:"24h" doc:"A silent connection ends after this"`
 	Keepalive     Duration `yaml:"keepalive" default:"10s" min:"0s" max:"12h" doc:"PING after this much silence; 0s: none; must be below idle_timeout"`
 	Retry         string   `yaml:"retry" default:"auto" enum:"auto|always|never" doc:"Address validation before a handshake; auto: while many handshakes are under way or more than half of limits.handshakes_per_second begin"`
-	AddressKeys   Path     `yaml:"address_keys" default:"" doc:"File of keys of Retry and NEW_TOKEN tokens and stateless resets, shared by several gateways: one a line, 64 hexadecimal digits, the first makes tokens and all are accepted; read again at a reload; empty: made at start"`
+	AddressKeys   Path     `yaml:"address_keys" default:"" doc:"File of keys of Retry and NEW_TOKEN tokens and stateless resets, shared by several gateways: one a line, 64 hexadecimal digits, the first makes tokens and all are accepted; read again at a reload; empty: made at start. Gateways behind one address need a load balancer that keeps each client at its gateway, or one can reset what another serves (RFC 9000, Section 21.11)"`
 	MaxUDPPayload Auto     `yaml:"max_udp_payload" default:"auto" min:"1200" max:"65527" doc:"Bytes per datagram; auto: path MTU discovery"`
 	GSO           string   `yaml:"gso" default:"auto" enum:"auto|on|off" doc:"Send batches with UDP segmentation offload"`
 	GRO           string   `yaml:"gro" default:"auto" enum:"auto|on|off" doc:"Receive batches with UDP receive offload"`
