@@ -18,7 +18,6 @@ import (
 
 	"golang.org/x/crypto/chacha20poly1305"
 
-	"github.com/quic-fsgw/quic-fsgw/quic/protect/gcm"
 	"github.com/quic-fsgw/quic-fsgw/quic/wire"
 )
 
@@ -142,9 +141,6 @@ func expand(v wire.Version, suite uint16, secret []byte) (cipher.AEAD, []byte, e
 func newAEAD(suite uint16, key []byte) (cipher.AEAD, error) {
 	if suite == suiteChaCha20Poly1305 {
 		return chacha20poly1305.New(key)
-	}
-	if a, ok := gcm.New(key); ok {
-		return a, nil
 	}
 	block, err := aes.NewCipher(key)
 	if err != nil {
