@@ -52,12 +52,13 @@ interop-stacks: deps
 	  $(GO) test -C interop -json $(TESTFLAGS) ./... | $(GO) run ./internal/testsummary
 
 # Against quic-go, x/net/quic, TLS over TCP and a floor program, which a module
-# of their own pins; writes docs/performance.md and docs/datapath.svg.
+# of their own pins; writes docs/performance.md, docs/datapath.svg
+# and the table in README.md.
 # The relay needs Samba. BENCH_QUICK=1 takes 4 minutes instead of 25;
 # bin/bench run -only relay,latency measures some sections and writes nothing.
 bench: deps build
 	cd bench && $(GO) build -trimpath -o ../bin/bench .
-	bin/bench run -fsgw bin/quic-fsgw -docs docs
+	bin/bench run -fsgw bin/quic-fsgw -docs docs -readme README.md
 
 SOAK_TIME ?= 1h
 soak: deps build
