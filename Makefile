@@ -25,13 +25,14 @@ deps:
 # Packages under the race detector, one after the other: several work with time
 # limits and real servers. Then what the race detector would spoil: allocations,
 # and where the processor time goes. Then the program itself, end to end on real
-# peers, and foreign QUIC stacks (a module of its own).
+# peers, foreign QUIC stacks, and what measures them (modules of their own).
 UNIT = $$($(GO) list ./... | grep -v /cmd/)
 test: deps build lint cross
 	{ CGO_ENABLED=1 $(GO) test -race -p 1 -json $(TESTFLAGS) $(UNIT) || echo; \
 	  $(GO) test -json $(TESTFLAGS) -run '^(TestSteadyState|TestCopyGuard)$$' ./quic || echo; \
 	  $(GO) test -p 1 -json $(TESTFLAGS) ./cmd/... || echo; \
 	  $(GO) test -C interop -json $(TESTFLAGS) ./... || echo; \
+	  $(GO) test -C bench -json $(TESTFLAGS) ./... || echo; \
 	} | $(GO) run ./internal/testsummary
 
 demo: build
@@ -46,7 +47,6 @@ interop: deps build interop-stacks
 
 # Every case with every stack, also those that take minutes; writes docs/interop.md.
 interop-stacks: deps
-	$(GO) vet -C interop ./...
 	mkdir -p bin && rm -f bin/interop.json
 	INTEROP_LONG=1 INTEROP_RESULTS=$(CURDIR)/bin/interop.json \
 	  $(GO) test -C interop -json $(TESTFLAGS) ./... | $(GO) run ./internal/testsummary
@@ -70,6 +70,8 @@ lint: vet fmt-check
 
 vet:
 	$(GO) vet $(PKGS)
+	$(GO) vet -C interop ./...
+	$(GO) vet -C bench ./...
 
 fmt:
 	gofmt -w .
