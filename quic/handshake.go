@@ -288,6 +288,14 @@ func (c *Conn) onHandshakeEvent(e *HandshakeEvent) {
 		if err == nil {
 			err = errors.New("the handshake failed without a reason")
 		}
+		if late, ok := errors.AsType[interface {
+			error
+			Timeout() bool
+		}](err); ok && late.Timeout() && c.unanswered() {
+			// TLS waited for what never came, and its timer was faster than ours.
+			c.abandon(&HandshakeTimeoutError{})
+			return
+		}
 		c.shutdown(&HandshakeError{Alert: alert, Err: err})
 	}
 }
