@@ -63,6 +63,7 @@ func (c *Conn) process0RTT(b []byte, h *wire.LongHeader, src *packetSource) bool
 		return true
 	}
 	if wire.ReservedBits(b[0]) {
+		c.ep.stats.DropHeader.Add(1)
 		_ = c.fail(ProtocolViolation, 0, "reserved header bits are set")
 		return true
 	}
@@ -92,6 +93,7 @@ func (c *Conn) keep0RTT(b []byte, src *packetSource) {
 		c.trace.Dropped(c.now(), len(b), "no-keys")
 		return
 	}
+	c.ep.stats.OpenedLater.Add(1)
 	c.early.kept = append(c.early.kept, earlyPacket{clone(b), src.remote, src.local, src.ifIndex, src.ecn})
 }
 

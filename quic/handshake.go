@@ -505,6 +505,7 @@ func (c *Conn) maybeComplete() {
 	t.EarlyData = c.early.rx != nil || c.early.offered && !c.early.rejected
 	c.tls = t
 	c.state = stateOpen
+	c.ep.onEstablished(c)
 	c.trace.State(c.now(), "handshake_completed")
 	c.setIdle()
 	c.raiseMTU()
