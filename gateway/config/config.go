@@ -262,7 +262,7 @@ type ACME struct {
 	Email       string   `yaml:"email" default:"" doc:"Where the authority may write to"`
 	AcceptTerms bool     `yaml:"accept_terms" default:"false" doc:"You accept the authority's terms of service; must be true"`
 	Dir         Path     `yaml:"dir" default:"/var/lib/quic-fsgw/acme" doc:"Directory of the account and the certificates, owned by the process's account; NAME.pem is key and chain, read by the handshake helper"`
-	RenewBefore Duration `yaml:"renew_before" default:"720h" min:"1h" max:"8760h" doc:"A certificate is renewed this long before its end"`
+	RenewBefore Duration `yaml:"renew_before" default:"0s" min:"0s" max:"8760h" doc:"A certificate is renewed this long before its end, but not in the first half of its life; 0s: by a third of its life, at most 30 days"`
 }
 
 // File is where the certificate for a name is.
