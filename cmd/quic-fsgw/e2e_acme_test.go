@@ -9,12 +9,15 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -266,16 +269,24 @@ func httpsIsolated(t *testing.T, g *gatewayProcess, own map[string][]byte) {
 	}
 }
 
-// A certificate is renewed by itself, with a new key, before it ends: the helper
-// shows it without a word, a connection that is there stays. A name that is added
-// is fetched after a reload.
+// A certificate is renewed by itself, with a new key, before it ends: the helper,
+// which is nobody and reads it by its group, shows it without a word, and a
+// connection that is there stays. A name that is added is fetched after a reload.
 func TestACMERenewal(t *testing.T) {
 	challenges := freeTCPPort(t)
 	pebble := startPebble(t, challenges, 18*time.Second)
 	dir := filepath.Join(shortDir(t), "acme")
 	backend := startCounting(t)
 	const second = "second.acme.test"
-	g := startGateway(t, gatewaySetup{Names: []string{"other.test"},
+	a, helper := newAuthority(t), ""
+	if os.Geteuid() == 0 {
+		helper = "  user: nobody\n  group: nogroup\n"
+		readableByGroup(t, a, "other.test", "nogroup")
+		if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	g := startGateway(t, gatewaySetup{Authority: a, Names: []string{"other.test"}, Tlshd: helper,
 		Rest: fmt.Sprintf(`https:
   listen: "127.0.0.1:%d"
   acme: {names: [%s], directory: %q, ca: %q, accept_terms: true, dir: %q}
@@ -326,6 +337,29 @@ func TestACMERenewal(t *testing.T) {
 	g.write(strings.Replace(string(text), fmt.Sprintf("127.0.0.1:%d\"\n  acme", challenges), fmt.Sprintf("127.0.0.1:%d\"\n  acme", freeTCPPort(t)), 1))
 	if r := cli(t, time.Minute, nil, "reload", "-c", g.Config); r.Code != exitFailed || !strings.Contains(r.Err, "restart to apply it") {
 		t.Errorf("another address: exit %d, %q", r.Code, r.Err)
+	}
+}
+
+// readableByGroup issues a server certificate whose files a group can read, which
+// is what a helper with tlshd.user needs of all its files when one of them changes.
+func readableByGroup(t *testing.T, a *authority, name, group string) {
+	t.Helper()
+	cert, key := a.server(name)
+	g, err := user.LookupGroup(group)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gid, err := strconv.Atoi(g.Gid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range []string{cert, key} {
+		if err := errors.Join(os.Chown(f, 0, gid), os.Chmod(f, 0o640)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(os.Chmod(a.dir, 0o755), os.Chmod(filepath.Dir(a.dir), 0o755)); err != nil {
+		t.Fatal(err)
 	}
 }
 

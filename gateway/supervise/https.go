@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -229,7 +230,7 @@ func (p *httpsProcess) start(ctx context.Context, conf *config.Config) (<-chan e
 	if err != nil {
 		return nil, err
 	}
-	if err := p.directory(conf.HTTPS, cred); err != nil {
+	if err := p.directory(conf, cred); err != nil {
 		return nil, err
 	}
 	cmd, started, err := p.launch(ctx, conf.HTTPS, cred)
@@ -273,13 +274,17 @@ func (p *httpsProcess) credential(conf *config.Config) (*syscall.Credential, err
 	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid), Groups: []uint32{uint32(gid)}}, nil
 }
 
-// directory makes the directory of the certificates, if it is not there.
-func (p *httpsProcess) directory(h *config.HTTPS, cred *syscall.Credential) error {
-	a := h.ACME
+// directory makes the directory of the certificates, if it is not there. Its group
+// is the helper's where that has one of its own; else a group that an administrator
+// has chosen stays, and tmpfiles.d's is that of the helper's account.
+func (p *httpsProcess) directory(conf *config.Config, cred *syscall.Credential) error {
+	a := conf.HTTPS.ACME
 	if a == nil {
 		return nil
 	}
 	dir := string(a.Dir)
+	_, err := os.Stat(dir)
+	made := errors.Is(err, fs.ErrNotExist)
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return fmt.Errorf("https.acme.dir: %w", err)
 	}
@@ -287,7 +292,8 @@ func (p *httpsProcess) directory(h *config.HTTPS, cred *syscall.Credential) erro
 	if err != nil || cred == nil {
 		return err
 	}
-	if st, ok := info.Sys().(*syscall.Stat_t); ok && (st.Uid != cred.Uid || st.Gid != cred.Gid) {
+	group := made || conf.Tlshd.User != "" || conf.Tlshd.Group != ""
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && (st.Uid != cred.Uid || group && st.Gid != cred.Gid) {
 		if err := os.Chown(dir, int(cred.Uid), int(cred.Gid)); err != nil {
 			return fmt.Errorf("https.acme.dir: %w (chown %d:%d %s)", err, cred.Uid, cred.Gid, dir)
 		}
