@@ -115,7 +115,7 @@ func (g *Gateway) compileRoute(t *table, rc *config.Route) (*route, error) {
 		r.quic.StreamWindow, r.quic.ConnWindow = smbWindow, smbWindow
 	}
 	policy := &upcall.Policy{Route: rc.Name, Mode: r.rule.Mode, Rules: rulesHash(t.cfg, rc)}
-	if len(ar.ClientCA) > 0 {
+	if ar.OwnTrust() {
 		policy.CASet = rc.Access
 	}
 	r.quic.HandshakeOptions = policy

@@ -22,6 +22,9 @@ type Config struct {
 
 	// CRL are files of revocation lists, PEM (several) or DER (one).
 	CRL []string `json:"crl,omitempty"`
+	// ClientCRLSets are the lists of some of ClientCASets, by the same names, instead
+	// of CRL.
+	ClientCRLSets map[string][]string `json:"client_crl_sets,omitempty"`
 	// CRLExpired says what happens when the only list of an issuer is past its
 	// next update: CRLRefuse (also when empty) or CRLWarn.
 	CRLExpired string `json:"crl_expired,omitempty"`
@@ -86,7 +89,8 @@ type Certificate struct {
 
 // ClientConfig is how the helper shakes hands as a client.
 type ClientConfig struct {
-	CA []string `json:"ca,omitempty"` // CA files; empty: the system's roots
+	CA  []string `json:"ca,omitempty"`  // CA files; empty: the system's roots
+	CRL []string `json:"crl,omitempty"` // files of revocation lists of servers; empty: Config.CRL
 	// Certificate is shown to servers that ask for one; nil: none.
 	Certificate *Certificate `json:"certificate,omitempty"`
 	// InsecureSkipVerify takes any certificate a server shows.
@@ -119,6 +123,11 @@ func (c *Config) Validate() error {
 	}
 	if _, ok := c.ClientCASets[""]; ok {
 		return errors.New("tlshd: client_ca_sets: a set has no name (the unnamed set is client_ca)")
+	}
+	for name := range c.ClientCRLSets {
+		if _, ok := c.ClientCASets[name]; !ok {
+			return fmt.Errorf("tlshd: client_crl_sets: there is no set of client CAs called %q", name)
+		}
 	}
 	if c.MaxHandshakes < 0 || c.MaxHandshakes > maxMaxHandshakes {
 		return fmt.Errorf("tlshd: max_handshakes: %d is not in 0..%d", c.MaxHandshakes, maxMaxHandshakes)

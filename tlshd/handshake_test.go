@@ -177,37 +177,6 @@ func TestClientCertificates(t *testing.T) {
 	}
 }
 
-// Revocation lists that are out of date, or signed by somebody else.
-func TestRevocationLists(t *testing.T) {
-	s := newSite(t)
-	crl := filepath.Join(s.dir, "x.crl")
-	revoked, good := s.clientCA.leaf(t, ecKey(t), forClient), s.clientCA.leaf(t, ecKey(t), forClient)
-	replaceFile(t, crl, s.clientCA.crl(t, time.Now().Add(-time.Minute), revoked.Leaf))
-	s.cfg.CRL = []string{crl}
-	l := startLocal(t, s.cfg)
-	try := func(c tls.Certificate) *pair {
-		return shake(t, viaHelper(l.Client, serverRequest(func(r *Request) { r.Options.ClientCert = ClientCertRequired })), s.raw(withCert(c)))
-	}
-	try(good).refused(StatusEKEYREJECTED, alertCertificateUnknown, ReasonCRLExpired)
-	try(revoked).refused(StatusEKEYREJECTED, alertCertificateRevoked, ReasonClientCertRevoked)
-	s.cfg.CRLExpired = CRLWarn
-	reload(t, l, s.cfg)
-	try(good).ok()
-	try(revoked).refused(StatusEKEYREJECTED, alertCertificateRevoked, ReasonClientCertRevoked)
-	// Of the same name, signed by another key.
-	impostor := &authority{cert: s.clientCA.cert, key: ecKey(t)}
-	cert := *impostor.cert
-	cert.PublicKey = impostor.key.Public()
-	impostor.cert = &cert
-	replaceFile(t, crl, impostor.crl(t, time.Now().Add(time.Hour)))
-	reload(t, l, s.cfg)
-	try(good).refused(StatusEKEYREJECTED, alertCertificateUnknown, ReasonCRLInvalid)
-	// A revoked intermediate.
-	replaceFile(t, crl, s.clientRoot.crl(t, time.Now().Add(time.Hour), s.clientCA.cert))
-	reload(t, l, s.cfg)
-	try(good).refused(StatusEKEYREJECTED, alertCertificateRevoked, ReasonClientCertRevoked)
-}
-
 func reload(t *testing.T, l *Local, cfg Config) {
 	t.Helper()
 	if err := l.Server.Reload(cfg); err != nil {

@@ -145,10 +145,10 @@ func (h *serverHandshake) inspectHello(hello *tls.ClientHelloInfo) (*tls.Config,
 
 // verifyConnection is called by crypto/tls on every handshake, resumed or not.
 func (h *serverHandshake) verifyConnection(cs tls.ConnectionState) error {
-	v := &verification{server: !h.server, crls: h.st.crls, alpn: cs.NegotiatedProtocol, now: time.Now(), warn: h.ses.warnCRL}
+	v := &verification{server: !h.server, alpn: cs.NegotiatedProtocol, now: time.Now(), warn: h.ses.warnCRL}
 	if h.server {
 		h.bind(cs.NegotiatedProtocol)
-		v.verdicts, v.roots = &clientVerdicts, h.set.pool
+		v.verdicts, v.roots, v.crls = &clientVerdicts, h.set.pool, h.set.crls
 		switch {
 		case h.opts.ClientCert == ClientCertNone:
 			return nil
@@ -158,7 +158,7 @@ func (h *serverHandshake) verifyConnection(cs tls.ConnectionState) error {
 			return refused(alertCertificateRequired, ReasonNoClientCert, "the client has shown no certificate")
 		}
 	} else {
-		v.verdicts, v.roots, v.dnsName = &serverVerdicts, h.st.client.roots, strings.TrimSuffix(h.name, ".")
+		v.verdicts, v.roots, v.crls, v.dnsName = &serverVerdicts, h.st.client.roots, h.st.client.crls, strings.TrimSuffix(h.name, ".")
 		if h.st.client.insecure {
 			return nil
 		}

@@ -195,6 +195,7 @@ func TestHostile62Refused(t *testing.T) {
 	t.Run("server not trusted", func(t *testing.T) { r.distrusted(t, ok, strangers) })
 	t.Run("smbclient", func(t *testing.T) { r.smbclient(t) })
 	t.Run("client commands", func(t *testing.T) { r.commands(t, ok, strangers) })
+	t.Run("revoked server", func(t *testing.T) { r.revokedServer(t, ok) })
 	if n := r.backend.count.Load(); n != 0 {
 		t.Fatalf("the backend was dialed %d times", n)
 	}
@@ -332,6 +333,16 @@ func (r *refusals) commands(t *testing.T, ok peer, strangers *authority) {
 		if l.str("reason") != tt.reason.Name {
 			t.Errorf("%s: the log says %s, want reason %s", tt.name, l.Raw, tt.reason.Name)
 		}
+	}
+}
+
+// revokedServer: a client command refuses a server whose certificate is revoked.
+func (r *refusals) revokedServer(t *testing.T, ok peer) {
+	server, _ := r.Authority.files(secureName)
+	res := cli(t, e2eDeadline, nil, "ls", "--ca", r.Authority.CA, "--crl", makeCRL(t, r.Authority, server), "--server-name", secureName, "--cert", ok.Cert, "--key", ok.Key,
+		fmt.Sprintf("smb://user@127.0.0.1:%d/share", r.Port))
+	if res.Code != exitRemote || !strings.Contains(res.Err, "revoked") {
+		t.Errorf("exit status %d: %s", res.Code, res.Err)
 	}
 }
 

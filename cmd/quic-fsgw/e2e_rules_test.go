@@ -217,6 +217,8 @@ func TestHostile49TruthTable(t *testing.T) {
 	rootList := filepath.Join(dir, "all.crl")
 	s.root.list(t, rootList, retired.cert)
 	s.crl += ", " + rootList
+	ownList := filepath.Join(dir, "own.crl")
+	s.devices.list(t, ownList, other.Leaf)
 	writeCAs(t, s.cas, s.root)
 	sum := func(c tls.Certificate) string { return fmt.Sprintf("%x", sha256.Sum256(c.Certificate[0])) }
 	deviceCA, labCA := `{issuer: "CN=Device CA,O=Example"}`, `{issuer: "CN=Lab CA,O=Example"}`
@@ -233,6 +235,7 @@ func TestHostile49TruthTable(t *testing.T) {
 		"denymiddle": "allow: [" + root + "], deny: [" + fmt.Sprintf("{sha256: \"%x\"}", sha256.Sum256(s.devices.cert.Raw)) + "]",
 		"denyboth":   "allow: [" + thisLeaf + "], deny: [" + thisLeaf + "]",
 		"labonly":    "allow: [" + labCA + "]",
+		"own":        "allow: [{any: true}], crl: [" + ownList + "]",
 	}, s)
 	past := func(c *x509.Certificate) {
 		c.NotBefore, c.NotAfter = time.Now().Add(-2*time.Hour), time.Now().Add(-time.Hour)
@@ -270,6 +273,9 @@ func TestHostile49TruthTable(t *testing.T) {
 		{"for any use", "any", s.devices.device(t, "x.test", use(x509.ExtKeyUsageAny)), in},
 		{"revoked", "any", revoked, reason.RevokedCertificate},
 		{"revoked CA", "any", retired.device(t, "x.test", nil), reason.RevokedCertificate},
+		{"revoked in the rule's own list", "own", other, reason.RevokedCertificate},
+		{"revoked in a list that is not the rule's", "own", revoked, in},
+		{"revoked in the list of another rule", "any", other, in},
 		{"of a key that nobody knows", "any", unknownAlgorithm(t, laptop), reason.UnsupportedCert},
 		{"of a CA that is not trusted", "any", s.old.device(t, "x.test", nil), reason.UnknownCA},
 		{"of a CA of the same name", "any", newIssuer(t, "Example Root", nil).device(t, "laptop.test", nil), reason.UnknownCA},

@@ -92,9 +92,14 @@ type AccessRule struct {
 	Allow             []Matcher `yaml:"allow" doc:"At least one must match, unless a deny does"`
 	Deny              []Matcher `yaml:"deny" doc:"One match anywhere in the chain refuses"`
 	ClientCA          []Path    `yaml:"client_ca" doc:"Instead of tlshd.client_ca, for routes with this rule"`
+	CRL               []Path    `yaml:"crl" doc:"Instead of tlshd.crl, for routes with this rule"`
 
 	Rule *access.Rule `yaml:"-"`
 }
+
+// OwnTrust reports whether clients under this rule are verified by other CAs or
+// lists than those of tlshd.
+func (r *AccessRule) OwnTrust() bool { return len(r.ClientCA)+len(r.CRL) > 0 }
 
 // Matcher is one entry of allow or deny; exactly one field is set.
 type Matcher struct {
@@ -338,6 +343,7 @@ type RunAs struct {
 // Client is what client commands use where flags say nothing.
 type Client struct {
 	CA                 Path   `yaml:"ca" default:"" doc:"CA certificates to trust; empty: the system's"`
+	CRL                Path   `yaml:"crl" default:"" doc:"Revocation lists for server certificates, PEM or DER; a server whose issuer's list is past its nextUpdate is refused; empty: none"`
 	Cert               Path   `yaml:"cert" default:"" doc:"Client certificate chain"`
 	Key                Path   `yaml:"key" default:"" doc:"Its private key"`
 	ServerName         string `yaml:"server_name" default:"" doc:"Name to ask for and to verify, instead of the URL's host"`

@@ -24,11 +24,18 @@ func HelperConfig(cfg *config.Config) tlshd.Config {
 	}
 	out.Certificates = append(out.Certificates, fetched(cfg)...)
 	for name, a := range cfg.Access {
-		if len(a.ClientCA) > 0 {
-			if out.ClientCASets == nil {
-				out.ClientCASets = make(map[string][]string)
-			}
-			out.ClientCASets[name] = names(a.ClientCA)
+		if !a.OwnTrust() {
+			continue
+		}
+		if out.ClientCASets == nil {
+			out.ClientCASets, out.ClientCRLSets = make(map[string][]string), make(map[string][]string)
+		}
+		out.ClientCASets[name] = names(a.ClientCA)
+		if len(a.ClientCA) == 0 {
+			out.ClientCASets[name] = out.ClientCA
+		}
+		if len(a.CRL) > 0 {
+			out.ClientCRLSets[name] = names(a.CRL)
 		}
 	}
 	return out
