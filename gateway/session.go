@@ -226,7 +226,7 @@ func (s *session) attrs() []slog.Attr {
 		slog.String("server_name", fmt.Sprintf("%q", s.tls.ServerName)),
 	}
 	if v := s.verdict.Load(); v != nil && v.Chain != nil {
-		a = append(a, slog.String("client", fmt.Sprintf("%q", v.Chain.Subject)), slog.String("client_sha256", v.Chain.SHA256))
+		a = append(a, slog.String("client", fmt.Sprintf("%q", v.Chain.Subject)), slog.String("client_sha256", v.Chain.SHA256), slog.String("client_sha1", v.Chain.SHA1))
 	}
 	return a
 }
@@ -288,6 +288,14 @@ func (g *Gateway) onHandshakeFailure(f quic.HandshakeFailure) {
 	g.metrics.connections.With(name, why).Inc()
 	attrs := []slog.Attr{slog.String("conn", f.ID), slog.String("route", name), slog.String("remote", f.Remote.String()),
 		slog.String("reason", why), slog.String("error", f.Err.Error())}
+	if r, ok := f.Tag.(*route); ok && r.rule != nil {
+		attrs = append(attrs, slog.String("rule", r.rule.Name))
+	}
+	var bad *tlshd.Error
+	if errors.As(f.Err, &bad) && bad.Peer != "" {
+		attrs = append(attrs, slog.String("client", fmt.Sprintf("%q", bad.PeerSubject)), slog.String("client_sha256", bad.Peer),
+			slog.String("issuer", fmt.Sprintf("%q", bad.PeerIssuer)), slog.String("serial", bad.PeerSerial))
+	}
 	if f.Hello != nil {
 		attrs = append(attrs, slog.String("server_name", fmt.Sprintf("%q", f.Hello.ServerName)), slog.String("alpn", fmt.Sprintf("%q", f.Hello.ALPN)))
 	}

@@ -166,6 +166,17 @@ func TestClientCertificates(t *testing.T) {
 					if p.server.err.Peer != want {
 						t.Errorf("refused as %q, want %q", p.server.err.Peer, want)
 					}
+					subject, issuer, number := "", "", ""
+					if want != "" {
+						leaf, err := x509.ParseCertificate(tc.cert.Certificate[0])
+						if err != nil {
+							t.Fatal(err)
+						}
+						subject, issuer, number = leaf.Subject.String(), leaf.Issuer.String(), leaf.SerialNumber.Text(16)
+					}
+					if e := p.server.err; e.PeerSubject != subject || e.PeerIssuer != issuer || e.PeerSerial != number {
+						t.Errorf("refused as %q of %q, serial %q", e.PeerSubject, e.PeerIssuer, e.PeerSerial)
+					}
 					continue
 				}
 				p.ok()

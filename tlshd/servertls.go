@@ -2,8 +2,11 @@ package tlshd
 
 import (
 	"context"
+	"crypto/sha1" // Windows' thumbprint, for people to find a certificate by
 	"crypto/sha256"
 	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/hex"
 	"errors"
 	"net"
@@ -178,6 +181,15 @@ func (h *serverHandshake) verifyConnection(cs tls.ConnectionState) error {
 	return nil
 }
 
+func printableName(n *pkix.Name) string { return printable(n.String()) }
+
+// serialDigits are those of a serial number, of which RFC 5280, Section 4.1.2.2,
+// allows 20 octets, and nobody has to keep to that.
+func serialDigits(c *x509.Certificate) string {
+	s := c.SerialNumber.Text(16)
+	return s[:min(len(s), 64)]
+}
+
 // audit writes the one line of a handshake.
 func (h *serverHandshake) audit(err *Error) {
 	role := "client"
@@ -202,8 +214,9 @@ func (h *serverHandshake) audit(err *Error) {
 	}
 	if h.peer != nil {
 		sum := sha256.Sum256(h.peer.Raw)
-		args = append(args, "peer_subject", printable(h.peer.Subject.String()), "peer_issuer", printable(h.peer.Issuer.String()),
-			"peer_serial", h.peer.SerialNumber.Text(16), "peer_sha256", hex.EncodeToString(sum[:]), "peer_verified", err == nil && len(h.chain) > 0)
+		thumbprint := sha1.Sum(h.peer.Raw)
+		args = append(args, "peer_subject", printableName(&h.peer.Subject), "peer_issuer", printableName(&h.peer.Issuer), "peer_serial", serialDigits(h.peer),
+			"peer_sha256", hex.EncodeToString(sum[:]), "peer_sha1", hex.EncodeToString(thumbprint[:]), "peer_verified", err == nil && len(h.chain) > 0)
 		if n := len(h.chain); err == nil && n > 0 {
 			anchor := sha256.Sum256(h.chain[n-1].Raw)
 			args = append(args, "chain", n, "anchor_sha256", hex.EncodeToString(anchor[:]))

@@ -310,6 +310,8 @@ func TestHostile45HelperMisbehaves(t *testing.T) {
 		}
 	}
 
+	t.Logf("after all of these the copy was under way: %v", c.running())
+
 	// One that takes all and says nothing: the handshake's own deadline.
 	b.stall()
 	if r := ls(); r.Code != exitRemote {

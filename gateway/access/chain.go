@@ -2,6 +2,7 @@ package access
 
 import (
 	"bytes"
+	"crypto/sha1"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/asn1"
@@ -39,6 +40,7 @@ type Chain struct {
 	Issuer  string // RFC 4514
 	Serial  string // hex
 	SHA256  string // of the leaf, hex, no colons
+	SHA1    string // the same by Windows' thumbprint, which no rule goes by
 	Names   []Name // of the leaf
 
 	others          []otherName // of the leaf, those that no rule can name
@@ -92,6 +94,8 @@ func ParseChain(chain [][]byte) (*Chain, error) {
 		c.Subject, c.Issuer = subject.String(), issuer.String()
 		c.Serial = cert.SerialNumber.Text(16)
 		c.SHA256 = hex.EncodeToString(c.sums[0][:])
+		thumbprint := sha1.Sum(der)
+		c.SHA1 = hex.EncodeToString(thumbprint[:])
 		if c.Names, c.others, err = alternativeNames(cert); err != nil {
 			return nil, fmt.Errorf("subject alternative names: %w", err)
 		}
