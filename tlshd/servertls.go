@@ -57,7 +57,7 @@ func (h *serverHandshake) explain(err error) *Error {
 
 // tlsConfig makes the configuration of one handshake.
 func (h *serverHandshake) tlsConfig() *tls.Config {
-	c := &tls.Config{MinVersion: tls.VersionTLS13, NextProtos: h.protos, VerifyConnection: h.verifyConnection}
+	c := &tls.Config{MinVersion: tls.VersionTLS13, NextProtos: h.protos, VerifyConnection: h.verifyConnection, CurvePreferences: h.st.cfg.curves()}
 	if k := h.ses.s.keyLog; k != nil {
 		c.KeyLogWriter = k
 	}

@@ -17,7 +17,7 @@ func HelperConfig(cfg *config.Config) tlshd.Config {
 	t := &cfg.Tlshd
 	out := tlshd.Config{
 		ClientCA: names(t.ClientCA), CRL: names(t.CRL), CRLExpired: t.CRLExpired, TicketKeys: string(t.TicketKeys),
-		User: t.User, Group: t.Group, UnsafeKeyLog: string(t.UnsafeKeyLog),
+		Groups: t.Groups, User: t.User, Group: t.Group, UnsafeKeyLog: string(t.UnsafeKeyLog),
 	}
 	for _, c := range t.Certificates {
 		out.Certificates = append(out.Certificates, tlshd.Certificate{Names: c.Names, Cert: string(c.Cert), Key: string(c.Key), PFX: string(c.PFX), PFXPassword: string(c.PFXPassword)})
