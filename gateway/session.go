@@ -33,6 +33,7 @@ type session struct {
 	chain   atomic.Pointer[[][]byte] // as it was verified last
 	trusted atomic.Uint64            // the trust's epoch then
 	caSet   atomic.Pointer[string]   // and the set of CAs
+	ends    *time.Timer              // of its certificates; nil: there are none
 
 	identity *nfs.Identity             // NFS: who the client is to the server; nil: nobody
 	relay    atomic.Pointer[nfs.Relay] // NFS: what serves its streams
@@ -140,6 +141,7 @@ func (g *Gateway) admit(e *endpoint, c *quic.Conn) (*session, error) {
 		return nil, err
 	}
 	g.metrics.connections.With(s.route.name, "admitted").Inc()
+	g.watchEnd(s, &v)
 	c.Admit()
 	return s, nil
 }
@@ -242,6 +244,9 @@ func (g *Gateway) end(s *session) {
 		}
 	}
 	g.mu.Unlock()
+	if s.ends != nil {
+		s.ends.Stop()
+	}
 	g.limits.leave(s.client)
 	g.meters.leave(s.client)
 	st := s.conn.Stats()

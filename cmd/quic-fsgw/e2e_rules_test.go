@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/quic-fsgw/quic-fsgw/gateway/reason"
+	"github.com/quic-fsgw/quic-fsgw/quic"
 )
 
 // The truth table of access rules, with real certificates through the program's
@@ -321,5 +322,51 @@ func (s *ruleSite) resumeWithoutCA(t *testing.T, laptop tls.Certificate) {
 	s.Log.wait(t, mark, "the helper to read the new CAs", func(l logLine) bool { return l.Msg == "files changed and were reread" })
 	if why, resumed := visit(); why != reason.UnknownCA.Name || resumed {
 		t.Errorf("with the CA gone: %s, resumed %v", why, resumed)
+	}
+}
+
+// A connection does not outlive the certificate that it was let in by, nor its
+// CA's; others stay.
+func TestCertificateEndsWhileConnected(t *testing.T) {
+	dir := t.TempDir()
+	s := &ruleSite{cas: filepath.Join(dir, "cas.pem"), crl: filepath.Join(dir, "root.crl")}
+	s.root = newIssuer(t, "Example Root", nil)
+	until := func(end time.Time) func(*x509.Certificate) {
+		return func(c *x509.Certificate) { c.NotBefore, c.NotAfter = time.Now().Add(-time.Hour), end }
+	}
+	end := time.Now().Add(15 * time.Second)
+	short := issueRules(t, &x509.Certificate{Subject: pkix.Name{CommonName: "Short CA"}, IsCA: true, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageCertSign, NotBefore: time.Now().Add(-time.Hour), NotAfter: end}, s.root)
+	s.root.list(t, s.crl)
+	writeCAs(t, s.cas, s.root)
+	backend := startCounting(t)
+	startRules(t, backend.Addr, map[string]string{"any": "allow: [{any: true}]"}, s)
+	connect := func(c tls.Certificate) *quic.Conn {
+		t.Helper()
+		conn := peer{ServerName: "any.rules.test"}.showing(c).mustDial(t, s.Addr)
+		if _, err := stream(t, conn).Write(negotiate()); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.CloseWithError(0, "") })
+		c2 := <-backend.conns // it is let in
+		t.Cleanup(func() { c2.Close() })
+		return conn
+	}
+	staying := connect(s.root.device(t, "staying.test", nil))
+	for name, conn := range map[string]*quic.Conn{"its own": connect(s.root.device(t, "short.test", until(end))), "its CA's": connect(short.device(t, "under.test", nil))} {
+		select {
+		case <-conn.Done():
+		case <-time.After(time.Until(end) + 2*e2eDeadline):
+			t.Fatalf("%s certificate has ended, and the connection has not", name)
+		}
+		if code, _, remote := remoteCode(conn.Err()); !remote || code != reason.ExpiredCertificate.Code {
+			t.Errorf("%s: %v", name, conn.Err())
+		}
+		if time.Now().Before(end) {
+			t.Errorf("%s: cut before the end", name)
+		}
+	}
+	if err := staying.Err(); err != nil {
+		t.Errorf("the one whose certificate has not ended: %v", err)
 	}
 }
