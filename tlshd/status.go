@@ -132,8 +132,11 @@ type Error struct {
 	Reason Reason
 	Detail string // for people: what, where, why; peer bytes are escaped
 	// Peer is the SHA-256, in hexadecimal digits, of the certificate that a
-	// client showed and that was refused; "": none, or it has not the key.
+	// client showed and that was refused; "": none, or it has not the key. A
+	// certificate is refused before its key was asked for.
 	Peer string
+	// PeerSubject, PeerIssuer and PeerSerial (hexadecimal) are that certificate's.
+	PeerSubject, PeerIssuer, PeerSerial string
 
 	cause error
 }
