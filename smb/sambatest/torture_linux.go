@@ -29,8 +29,54 @@ var knownDifferent = map[string]bool{
 // Verdicts maps subtests to "success", "failure", "error" or "skip".
 type Verdicts map[string]string
 
+// Suites are all smb2 suites of smbtorture, by its own list.
+func Suites(t testing.TB) []string {
+	t.Helper()
+	var all []string
+	for _, name := range strings.Fields(run(t, t.TempDir(), time.Minute, "smbtorture", "--list-suites").Text) {
+		if strings.HasPrefix(name, "smb2.") {
+			all = append(all, name)
+		}
+	}
+	if len(all) < len(WholeSuites) {
+		t.Fatalf("smbtorture lists %d suites", len(all))
+	}
+	return all
+}
+
+// PassesWhole runs a suite and tells whether it ended in time, with something that
+// passed and nothing that failed. The verdicts are those it came to.
+func PassesWhole(t testing.TB, s *Server, g Target, suite string) (Verdicts, bool) {
+	t.Helper()
+	empty(t, s)
+	args := append([]string{"smbtorture"}, g.args(t)...)
+	g.Limit = tortureLimit
+	out, ended := runLimited(t, g.Work, g.Limit, append(args, "--option=torture:timelimit=5", suite)...)
+	v, passed := parseVerdicts(out.Text), 0
+	for _, verdict := range v {
+		switch verdict {
+		case "success":
+			passed++
+		case "failure", "error":
+			return v, false
+		}
+	}
+	return v, ended && out.Code == 0 && passed > 0
+}
+
+// tortureLimit is how long a suite may take.
+const tortureLimit = 150 * time.Second
+
 // SMBTorture runs a suite against g, on a share emptied before.
 func SMBTorture(t testing.TB, s *Server, g Target, suite string) (Verdicts, Output) {
+	t.Helper()
+	empty(t, s)
+	out := Torture(t, g, suite, "timelimit=5")
+	return parseVerdicts(out.Text), out
+}
+
+// empty removes what is on the share: leftovers fail later suites.
+func empty(t testing.TB, s *Server) {
 	t.Helper()
 	left, err := filepath.Glob(filepath.Join(s.Dir, "*"))
 	if err != nil {
@@ -41,8 +87,6 @@ func SMBTorture(t testing.TB, s *Server, g Target, suite string) (Verdicts, Outp
 			t.Fatal(err)
 		}
 	}
-	out := Torture(t, g, suite, "timelimit=5")
-	return parseVerdicts(out.Text), out
 }
 
 // Torture runs a suite or a benchmark of smbtorture against g, with options such
@@ -50,7 +94,7 @@ func SMBTorture(t testing.TB, s *Server, g Target, suite string) (Verdicts, Outp
 func Torture(t testing.TB, g Target, suite string, options ...string) Output {
 	t.Helper()
 	if g.Limit == 0 {
-		g.Limit = 150 * time.Second
+		g.Limit = tortureLimit
 	}
 	args := append([]string{"smbtorture"}, g.args(t)...)
 	for _, o := range options {
