@@ -2,17 +2,23 @@ package gateway_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
+	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/buildbarn/go-xdr/pkg/protocols/nfsv4"
 
 	"github.com/quic-fsgw/quic-fsgw/nfs"
 	"github.com/quic-fsgw/quic-fsgw/nfs/ganeshatest"
 	"github.com/quic-fsgw/quic-fsgw/quic"
+	"github.com/quic-fsgw/quic-fsgw/quic/udp"
 )
 
 // A client of NFSv4.1 that knows its own session, on streams of a connection.
@@ -139,4 +145,73 @@ func established(t *testing.T, addr string) int {
 		t.Fatal(err)
 	}
 	return strings.Count(string(b), fmt.Sprintf(" 0100007F:%04X 01 ", n)) // the other end's address, ESTABLISHED
+}
+
+// Section 3.1.1.2: a server may deny streams. The client goes on with those that
+// it has: where the limit of QUIC is one, and where a second is reset at its
+// first use. copyBothWays asks for two.
+func TestRPCDraftR16DeniedStreams(t *testing.T) {
+	server := ganeshatest.Start(t)
+	_, mount, _ := strings.Cut(server.Mount, ":")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	g := newInProcessConfig(t, inProcessConfig{backends: fmt.Sprintf("%q", server.NFS), mount: mount, limits: "  streams_per_client: 1\n"})
+	closeGateway(t, g.Gateway)
+	if err := g.copyBothWays(ctx, "f", 1<<20); err != nil {
+		t.Errorf("the second stream is reset: %v", err)
+	}
+	var port uint16
+	if _, err := fmt.Sscan(mount, &port); err != nil {
+		t.Fatal(err)
+	}
+	service, err := nfs.NewService(nfs.Config{Backends: []string{server.NFS}, Ports: nfs.Ports{Mount: port}, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	one := &inProcess{client: g.client, addr: oneStreamServer(t, g, service)}
+	if err := one.copyBothWays(ctx, "g", 1<<20); err != nil {
+		t.Errorf("MAX_STREAMS is 1: %v", err)
+	}
+}
+
+// oneStreamServer serves RPC over QUIC, one stream at a time on each connection.
+func oneStreamServer(t *testing.T, g *inProcess, service *nfs.Service) netip.AddrPort {
+	t.Helper()
+	id, err := nfs.NewIdentity(4711, 4712, nil, nfs.RootRefused)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sock, err := udp.ListenOne(netip.MustParseAddrPort("127.0.0.1:0"), udp.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := quic.NewEndpoint([]udp.PacketConn{sock}, &quic.Config{Handshaker: quic.TLS(g.server), NextProtos: []string{"sunrpc"}, MaxStreamsBidi: 1, MaxStreamsUni: -1})
+	ctx, cancel := context.WithCancel(context.Background())
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		for {
+			c, err := e.Accept(ctx)
+			if err != nil {
+				return
+			}
+			serving.Go(func() {
+				relay := service.Relay(nfs.Client{Identity: id})
+				for {
+					s, err := c.AcceptStream(ctx)
+					if err != nil {
+						return
+					}
+					relay.ServeStream(ctx, s)
+				}
+			})
+		}
+	})
+	t.Cleanup(func() {
+		cancel()
+		cctx, done := context.WithTimeout(context.Background(), 2*time.Second)
+		defer done()
+		_ = e.Close(cctx)
+		serving.Wait()
+	})
+	return sock.LocalAddr()
 }
