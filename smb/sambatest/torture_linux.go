@@ -16,7 +16,8 @@ var WholeSuites = []string{
 	"smb2.connect", "smb2.read", "smb2.lock", "smb2.compound", "smb2.compound_find", "smb2.mkdir", "smb2.tcon",
 	"smb2.session-id", "smb2.ioctl-on-stream", "smb2.sharemode", "smb2.deny", "smb2.openattr", "smb2.winattr",
 	"smb2.winattr2", "smb2.sdread", "smb2.secleak", "smb2.name-mangling", "smb2.fileid",
-	"smb2.delete-on-close-perms", "smb2.timestamps", "smb2.stream-inherit-perms",
+	"smb2.delete-on-close-perms", "smb2.timestamps", "smb2.stream-inherit-perms", "smb2.async_dosmode",
+	"smb2.check-sharemode", "smb2.durable-open-disconnect", "smb2.durable-v2-delay", "smb2.mkdir-long-name", "smb2.notify-inotify",
 }
 
 // knownDifferent are subtests that pass on TCP and not over QUIC for reasons of
@@ -44,14 +45,54 @@ func Suites(t testing.TB) []string {
 	return all
 }
 
-// PassesWhole runs a suite and tells whether it ended in time, with something that
-// passed and nothing that failed. The verdicts are those it came to.
-func PassesWhole(t testing.TB, s *Server, g Target, suite string) (Verdicts, bool) {
+// Steady runs a suite three times and returns the subtests that passed each time,
+// and whether the suite did: it ended, something passed, and nothing failed.
+func Steady(t testing.TB, s *Server, g Target, suite string) (v Verdicts, whole bool) {
+	t.Helper()
+	whole = true
+	for i := range 3 {
+		got, ok := limitedTorture(t, s, g, suite)
+		whole = whole && ok
+		if i == 0 {
+			v = got
+		}
+		for sub := range v {
+			if got[sub] != "success" {
+				delete(v, sub)
+			}
+		}
+		if len(v) == 0 {
+			return nil, false
+		}
+	}
+	return v, whole
+}
+
+// CompareSteady runs a suite against g and fails the test for each subtest of want
+// that does not pass in two runs.
+func CompareSteady(t testing.TB, s *Server, g Target, suite string, want Verdicts) {
+	t.Helper()
+	got, _ := limitedTorture(t, s, g, suite)
+	worse := difference(suite, want, got)
+	if len(worse) == 0 {
+		return
+	}
+	t.Logf("%s: %q differ in the first run; once more", suite, worse)
+	got, _ = limitedTorture(t, s, g, suite)
+	for _, sub := range difference(suite, want, got) {
+		if slices.Contains(worse, sub) {
+			t.Errorf("%s/%s passes three times on the first target, and is %q on the second, twice", suite, sub, got[sub])
+		}
+	}
+}
+
+// limitedTorture runs a suite; ok tells that it ended, with something that passed and
+// nothing that failed. The verdicts are those it came to in steadyLimit.
+func limitedTorture(t testing.TB, s *Server, g Target, suite string) (v Verdicts, ok bool) {
 	t.Helper()
 	empty(t, s)
 	args := append([]string{"smbtorture"}, g.args(t)...)
-	g.Limit = tortureLimit
-	out, ended := runLimited(t, g.Work, g.Limit, append(args, "--option=torture:timelimit=5", suite)...)
+	out, ended := runLimited(t, g.Work, steadyLimit, append(args, "--option=torture:timelimit=5", suite)...)
 	v, passed := parseVerdicts(out.Text), 0
 	for _, verdict := range v {
 		switch verdict {
@@ -64,8 +105,11 @@ func PassesWhole(t testing.TB, s *Server, g Target, suite string) (Verdicts, boo
 	return v, ended && out.Code == 0 && passed > 0
 }
 
-// tortureLimit is how long a suite may take.
-const tortureLimit = 150 * time.Second
+// How long a suite may take: of those that all runs have, and of any.
+const (
+	tortureLimit = 150 * time.Second
+	steadyLimit  = 400 * time.Second
+)
 
 // SMBTorture runs a suite against g, on a share emptied before.
 func SMBTorture(t testing.TB, s *Server, g Target, suite string) (Verdicts, Output) {
