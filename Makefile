@@ -12,7 +12,7 @@ SUDO    := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 export CGO_ENABLED ?= 0
 
-.PHONY: build deps test demo interop interop-stacks bench soak lint vet fmt fmt-check cross generate clean
+.PHONY: build deps test demo interop interop-stacks torture bench soak lint vet fmt fmt-check cross generate clean
 
 build:
 	$(GO) build -trimpath -o bin/quic-fsgw ./cmd/quic-fsgw
@@ -44,6 +44,10 @@ interop: deps build interop-stacks
 	$(SUDO) testenv/install.sh debian.packages vm.packages
 	$(SUDO) testenv/vm/build.sh
 	$(GO) test -json $(TESTFLAGS) -tags interop -run Kernel ./smb ./cmd/quic-fsgw | $(GO) run ./internal/testsummary
+
+# All of smbtorture's suites, straight to smbd three times and through the gateway.
+torture: deps
+	$(GO) test -json -count=1 -timeout=0 -parallel 4 -tags torture -run TestSMBTortureEverySuite ./cmd/quic-fsgw | $(GO) run ./internal/testsummary
 
 # Every case with every stack, also those that take minutes; writes docs/interop.md.
 interop-stacks: deps
