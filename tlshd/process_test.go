@@ -220,6 +220,9 @@ func TestSandbox(t *testing.T) {
 	if !root {
 		return
 	}
+	if strings.Contains(string(status), "VmLck:\t       0 kB") || !slices.Contains(p.Hardening(), "mlock") {
+		t.Errorf("memory is not locked: %q\n%s", p.Hardening(), status)
+	}
 	// The key is root's alone: read at the start, not any more. The old one
 	// stays in use.
 	if err := p.Reload(testContext(t), s.cfg); err == nil || !strings.Contains(err.Error(), "permission denied") {
