@@ -78,7 +78,9 @@ func (c *Conn) shutdown(err error) {
 
 // closeWith sends CONNECTION_CLOSE for one error and ends the connection with another.
 func (c *Conn) closeWith(sent, err error) {
-	c.closing.packet = c.buildClose(sent)
+	if c.closing.packet = c.buildClose(sent); len(c.closing.packet) > 0 {
+		c.ep.stats.ClosesSent.Add(1)
+	}
 	c.finish(stateClosing, err)
 	c.closing.answerAt = 1
 	// Nothing else tells a peer that has nothing to send: once more, in case the

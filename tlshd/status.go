@@ -145,6 +145,9 @@ type Error struct {
 // nil.
 func (e *Error) Unwrap() error { return e.cause }
 
+// Timeout reports whether the handshake was not done in time.
+func (e *Error) Timeout() bool { return e.Status == StatusETIMEDOUT }
+
 // Error returns "tls handshake: detail (reason, status, alert n)".
 func (e *Error) Error() string {
 	return fmt.Sprintf("tls handshake: %s (%s, %s, alert %d)", e.Detail, e.Reason, e.Status, e.Alert)
