@@ -44,6 +44,7 @@ type inProcessConfig struct {
 	nfs      string    // further lines of the nfs section, indented by six
 	limits   string    // further lines of the limits section, indented by two
 	exports  string    // of the list; "": ganeshatest.Pseudo
+	listen   string    // "": a free port of loopback
 	log      io.Writer // nil: nowhere
 }
 
@@ -132,7 +133,10 @@ func newInProcessConfig(t *testing.T, c inProcessConfig) *inProcess {
 // again starts another gateway with the same certificates.
 func (g *inProcess) again(t *testing.T, c inProcessConfig) *inProcess {
 	t.Helper()
-	group, err := udp.ListenGroup(netip.MustParseAddrPort("127.0.0.1:0"), 2, udp.Config{})
+	if c.listen == "" {
+		c.listen = "127.0.0.1:0"
+	}
+	group, err := udp.ListenGroup(netip.MustParseAddrPort(c.listen), 2, udp.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -34,6 +34,7 @@ type session struct {
 	chain   atomic.Pointer[[][]byte] // as it was verified last
 	trusted atomic.Uint64            // the trust's epoch then
 	caSet   atomic.Pointer[string]   // and the set of CAs
+	ends    *time.Timer              // of its certificates; nil: there are none
 
 	identity *nfs.Identity             // NFS: who the client is to the server; nil: nobody
 	relay    atomic.Pointer[nfs.Relay] // NFS: what serves its streams
@@ -146,6 +147,7 @@ func (g *Gateway) admit(e *endpoint, c *quic.Conn) (*session, error) {
 		return nil, err
 	}
 	g.metrics.connections.With(s.route.name, "admitted").Inc()
+	g.watchEnd(s, &v)
 	c.Admit()
 	return s, nil
 }
@@ -232,7 +234,7 @@ func (s *session) attrs() []slog.Attr {
 		slog.String("server_name", fmt.Sprintf("%q", s.tls.ServerName)),
 	}
 	if v := s.verdict.Load(); v != nil && v.Chain != nil {
-		a = append(a, slog.String("client", fmt.Sprintf("%q", v.Chain.Subject)), slog.String("client_sha256", v.Chain.SHA256))
+		a = append(a, slog.String("client", fmt.Sprintf("%q", v.Chain.Subject)), slog.String("client_sha256", v.Chain.SHA256), slog.String("client_sha1", v.Chain.SHA1))
 	}
 	return a
 }
@@ -248,6 +250,9 @@ func (g *Gateway) end(s *session) {
 		}
 	}
 	g.mu.Unlock()
+	if s.ends != nil {
+		s.ends.Stop()
+	}
 	g.limits.leave(s.client)
 	g.meters.leave(s.client)
 	st := s.conn.Stats()
@@ -294,6 +299,14 @@ func (g *Gateway) onHandshakeFailure(f quic.HandshakeFailure) {
 	g.metrics.connections.With(name, why).Inc()
 	attrs := []slog.Attr{slog.String("conn", f.ID), slog.String("route", name), slog.String("remote", f.Remote.String()),
 		slog.String("reason", why), slog.String("error", f.Err.Error())}
+	if r, ok := f.Tag.(*route); ok && r.rule != nil {
+		attrs = append(attrs, slog.String("rule", r.rule.Name))
+	}
+	var bad *tlshd.Error
+	if errors.As(f.Err, &bad) && bad.Peer != "" {
+		attrs = append(attrs, slog.String("client", fmt.Sprintf("%q", bad.PeerSubject)), slog.String("client_sha256", bad.Peer),
+			slog.String("issuer", fmt.Sprintf("%q", bad.PeerIssuer)), slog.String("serial", bad.PeerSerial))
+	}
 	if f.Hello != nil {
 		attrs = append(attrs, slog.String("server_name", fmt.Sprintf("%q", f.Hello.ServerName)), slog.String("alpn", fmt.Sprintf("%q", f.Hello.ALPN)))
 	}

@@ -158,6 +158,9 @@ func (c *Conn) onLost(p *recovery.SentPacket) {
 // loseRecord makes what was lost due again, in its present form.
 // RFC 9000, Section 13.3 says for each frame what that is.
 func (c *Conn) loseRecord(r recovery.Record) {
+	if r.Kind != recAck {
+		c.stats.FramesRetransmitted++
+	}
 	switch r.Kind {
 	case recCrypto:
 		// RFC 9001, Section 4: "If QUIC needs to retransmit that data, it MUST

@@ -84,6 +84,9 @@ func (c *Conn) shutdown(err error) {
 // closeWith sends CONNECTION_CLOSE for one error and ends the connection with another.
 func (c *Conn) closeWith(sent, err error) {
 	c.closing = &closeState{packet: c.buildClose(sent), answerAt: 1}
+	if len(c.closing.packet) > 0 {
+		c.ep.stats.ClosesSent.Add(1)
+	}
 	c.finish(stateClosing, err)
 	// Nothing else tells a peer that has nothing to send: once more, in case the
 	// first is lost, costs less than its idle timeout.

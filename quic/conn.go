@@ -293,10 +293,11 @@ func (c *Conn) receive(r *rxBatch) (late bool) {
 func (c *Conn) leave(r *rxBatch) (locked bool) {
 	for {
 		if c.inbox.pushBatch(*r) {
+			c.ep.stats.ReceivedLater.Add(r.datagrams())
 			return false
 		}
 		if !c.ep.alone() || !c.inbox.mayWait() {
-			c.ep.stats.DropBusy.Add(1)
+			c.ep.stats.DropBusy.Add(r.datagrams())
 			return false
 		}
 		time.Sleep(busyWait)

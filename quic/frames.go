@@ -73,6 +73,20 @@ func (c *Conn) processFrames(f *frameInfo, b []byte) error {
 	return nil
 }
 
+// badFrames tells whether processFrames has closed the connection for what was in
+// the packet, rather than for what TLS or a route says to it.
+func badFrames(err error) bool {
+	te, ok := err.(*TransportError)
+	if !ok || te.Remote {
+		return false
+	}
+	switch te.Code {
+	case FlowControlError, StreamLimitError, StreamStateError, FinalSizeError, FrameEncodingError, ConnectionIDLimitError, ProtocolViolation, CryptoBufferExceeded:
+		return true
+	}
+	return false
+}
+
 // processStream acts on the STREAM frame at the start of b.
 func (c *Conn) processStream(b []byte) (n int, err error) {
 	f, n := wire.ConsumeStream(b)
@@ -223,6 +237,7 @@ func (c *Conn) onMaxData(v uint64) {
 }
 
 func (c *Conn) onConnectionClose(app bool, code, frame uint64, reason []byte) {
+	c.ep.stats.ClosesReceived.Add(1)
 	if len(reason) > maxReasonLen {
 		reason = reason[:maxReasonLen]
 	}

@@ -288,6 +288,14 @@ func (c *Conn) onHandshakeEvent(e *HandshakeEvent) {
 		if err == nil {
 			err = errors.New("the handshake failed without a reason")
 		}
+		if late, ok := errors.AsType[interface {
+			error
+			Timeout() bool
+		}](err); ok && late.Timeout() && c.unanswered() {
+			// TLS waited for what never came, and its timer was faster than ours.
+			c.abandon(&HandshakeTimeoutError{})
+			return
+		}
 		c.shutdown(&HandshakeError{Alert: alert, Err: err})
 	}
 }
@@ -344,6 +352,9 @@ func (c *Conn) onSecret(e *HandshakeEvent) {
 		// RFC 9001, Section 4.9.3: "Therefore, a client SHOULD discard 0-RTT
 		// keys as soon as it installs 1-RTT keys as they have no use after
 		// that moment."
+		//
+		// RFC 9001, Section 5.6: "Once a client has installed 1-RTT keys, it MUST
+		// NOT send any more 0-RTT packets."
 		c.early.dropKeys()
 	case e.Write && e.Level == LevelApp:
 		c.openEarly()
@@ -390,6 +401,9 @@ func (c *Conn) takePeerParams(b []byte) bool {
 		c.closeOnParams(err)
 		return false
 	}
+	// RFC 9000, Section 7.4.1: "The client MUST use the server's new values in the
+	// handshake instead; if the server does not provide new values, the default
+	// values are used." Nothing stays of what 0-RTT has used.
 	c.peerParams, c.haveParams = &p, true
 	// RFC 9287, Section 3.1: "A server MUST set the QUIC Bit to 0 only after
 	// processing transport parameters from a client."
@@ -497,12 +511,13 @@ func (c *Conn) maybeComplete() {
 		return
 	}
 	if err := c.checkEarly(); err != nil {
-		_ = c.fail(TransportParameterError, 0, err.Error())
+		_ = c.fail(ProtocolViolation, 0, err.Error())
 		return
 	}
 	t.EarlyData = c.early.rx != nil || c.early.offered && !c.early.rejected
 	c.tls = t
 	c.state = stateOpen
+	c.ep.onEstablished(c)
 	c.trace.State(c.now(), "handshake_completed")
 	c.setIdle()
 	c.raiseMTU()
@@ -581,7 +596,6 @@ func (c *Conn) confirm() {
 	// the TLS handshake is confirmed".
 	c.dropSpace(recovery.Initial)
 	c.dropSpace(recovery.Handshake)
-	c.ahead = nil
 	if !c.server {
 		c.goToPreferred()
 	}

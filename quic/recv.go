@@ -281,6 +281,7 @@ func (c *Conn) processLong(b []byte, h *wire.LongHeader, src *packetSource, data
 		return true
 	}
 	if wire.ReservedBits(b[0]) {
+		c.ep.stats.DropHeader.Add(1)
 		_ = c.fail(ProtocolViolation, 0, "reserved header bits are set")
 		return true
 	}
@@ -380,6 +381,7 @@ func (c *Conn) processShort(b []byte, src *packetSource) bool {
 		return true
 	}
 	if wire.ReservedBits(b[0]) {
+		c.ep.stats.DropHeader.Add(1)
 		_ = c.fail(ProtocolViolation, 0, "reserved header bits are set")
 		return true
 	}
@@ -471,6 +473,10 @@ func (c *Conn) finishPacket(space recovery.Space, t wire.PacketType, dst wire.Co
 		c.trace.Dropped(c.now(), len(payload), "budget")
 		return
 	}
+	if badFrames(err) {
+		c.ep.stats.DropFrame.Add(1)
+		return
+	}
 	c.stats.PacketsReceived++
 	if c.state >= stateClosing {
 		return
@@ -511,6 +517,7 @@ func (c *Conn) keepEarly(b []byte, src *packetSource) {
 		c.trace.Dropped(c.now(), len(b), "no-keys")
 		return
 	}
+	c.ep.stats.OpenedLater.Add(1)
 	c.ahead = append(c.ahead, earlyPacket{append([]byte(nil), b...), src.remote, src.local, src.ifIndex, src.ecn})
 }
 

@@ -196,6 +196,11 @@ func (c *Conn) onTimer() {
 	c.dirty = true
 }
 
+// unanswered tells whether a client's first flight was sent, and nothing came back.
+func (c *Conn) unanswered() bool {
+	return !c.server && c.stats.PacketsSent > 0 && len(c.ids.remote) == 0
+}
+
 // handshakeTimedOut tells the peer, if it ever answered, and gives up.
 func (c *Conn) handshakeTimedOut() {
 	if len(c.ids.remote) > 0 {

@@ -30,6 +30,9 @@ func (c *Config) CheckFiles(now time.Time) (problems, warnings Problems) {
 	d.checkCAs("tlshd.client_ca", c.Tlshd.ClientCA, now)
 	for name, r := range c.Access {
 		d.checkCAs("access."+name+".client_ca", r.ClientCA, now)
+		for i, f := range r.CRL {
+			d.checkCRL(fmt.Sprintf("access.%s.crl[%d]", name, i), f, c.Tlshd.CRLExpired, now)
+		}
 	}
 	for i, f := range c.Tlshd.CRL {
 		d.checkCRL(fmt.Sprintf("tlshd.crl[%d]", i), f, c.Tlshd.CRLExpired, now)
@@ -60,6 +63,9 @@ func (c *Config) CheckFiles(now time.Time) (problems, warnings Problems) {
 	if cl := c.Client; cl != nil {
 		if cl.CA != "" {
 			d.checkCAs("client.ca", []Path{cl.CA}, now)
+		}
+		if cl.CRL != "" {
+			d.checkCRL("client.crl", cl.CRL, "refuse", now)
 		}
 		if cl.Cert != "" {
 			d.checkPair("client", Certificate{Cert: cl.Cert, Key: cl.Key}, now)
