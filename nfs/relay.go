@@ -33,6 +33,8 @@ type Client struct {
 	Identity *Identity
 	// Advertise is the gateway's address as the portmapper tells it; zero: the stream's local address.
 	Advertise netip.AddrPort
+	// Backends are those of Config.Backends that the client may have; empty: all.
+	Backends []string
 	// Key names the client where a backend is chosen: with the same key, the same backend.
 	Key string
 	// Meter, if it is not nil, is called with each piece of bytes moved, and the calls among them, and

@@ -66,14 +66,12 @@ func newPolicy(o *Options) *policy {
 	return p
 }
 
-// watchesTrees reports whether requests need a look at all.
+// watchesTrees reports whether some rule is about trees.
 func (p *policy) watchesTrees() bool { return !p.allowPipes || p.shares != nil }
 
-// requests returns the walker for the client's messages, nil if no rule needs it.
+// requests returns the walker for the client's messages. It also finds the shares
+// that the log names.
 func (p *policy) requests() *walker {
-	if !p.watchesTrees() && !p.encrypted && !p.kerberos {
-		return nil
-	}
 	p.pending = make(map[uint64]pendingTree)
 	p.trees = make(map[treeKey]bool)
 	return &walker{want: p.wantRequest, see: p.request, opaque: p.opaque}
@@ -178,6 +176,12 @@ func (p *policy) opaque(id byte) error {
 
 func (p *policy) treeConnect(h header, b []byte) error {
 	share, ok := shareName(b)
+	if !p.watchesTrees() {
+		if ok {
+			p.note(share)
+		}
+		return nil
+	}
 	if !ok {
 		return &reasonError{ReasonShare, fmt.Errorf("smb: TREE_CONNECT with a path that is malformed or over %d octets", maxPath)}
 	}
@@ -187,16 +191,21 @@ func (p *policy) treeConnect(h header, b []byte) error {
 	if p.shares != nil && !pipes && !p.shares[share] {
 		return &reasonError{ReasonShare, fmt.Errorf("smb: share %q is not among the route's shares", share)}
 	}
+	p.note(share)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.seen) < maxSeen && !slices.Contains(p.seen, share) {
-		p.seen = append(p.seen, share)
-	}
 	if len(p.pending)+len(p.trees) >= maxTrees {
 		return &reasonError{ReasonShare, fmt.Errorf("smb: over %d trees in one session", maxTrees)}
 	}
 	p.pending[h.messageID] = pendingTree{session: h.sessionID, pipes: pipes}
 	return nil
+}
+
+// note keeps a share for the log.
+func (p *policy) note(share string) {
+	if len(p.seen) < maxSeen && !slices.Contains(p.seen, share) {
+		p.seen = append(p.seen, share)
+	}
 }
 
 func (p *policy) create(h header) error {
