@@ -22,6 +22,7 @@ type Relay struct {
 	client  Client
 	allowed atomic.Pointer[Exports]
 	pin     atomic.Pointer[target] // where this connection's file handles come from
+	due     atomic.Int64           // replies that backends owe, on all streams
 
 	mu      sync.Mutex
 	mounted []string
@@ -68,6 +69,9 @@ func (r *Relay) noteMount(path string) {
 		r.mounted = append(r.mounted, path)
 	}
 }
+
+// Due is the number of calls that wait for their replies.
+func (r *Relay) Due() int64 { return r.due.Load() }
 
 func (r *Relay) exports() Exports { return *r.allowed.Load() }
 
@@ -259,6 +263,7 @@ func (s *stream) finish() Outcome {
 	}
 	s.mu.Unlock()
 	s.pumps.Wait()
+	s.r.due.Add(-s.due.Load()) // of those, none comes any more
 	s.cancel(nil)
 	if orderly || errors.Is(s.err, errIdle) {
 		closeInOrder(s.conn)
