@@ -3,6 +3,7 @@ package smb
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -235,22 +236,32 @@ func (p *policy) create(h header) error {
 	return nil
 }
 
-// response learns trees from the answers.
+// response learns from the answers which trees there are, and which are no more.
 func (p *policy) response(h header, b []byte) error {
-	if h.command == cmdSessionSetup && h.status == 0 {
-		p.mu.Lock()
-		p.loggedOn = true
-		p.mu.Unlock()
+	switch h.command {
+	case cmdSessionSetup, cmdLogoff, cmdTreeConnect, cmdTreeDisconnect:
+	default:
+		return nil
 	}
-	if h.command != cmdTreeConnect || h.flags&flagAsync != 0 || !p.watchesTrees() {
+	if h.flags&flagAsync != 0 { // without a tree's number
 		return nil
 	}
 	const shareTypePipe = 0x02 // MS-SMB2 2.2.10
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	t, ok := p.pending[h.messageID]
-	delete(p.pending, h.messageID)
-	if ok && h.status == 0 && len(b) >= headerLen+3 {
+	t, asked := p.pending[h.messageID]
+	if h.command == cmdTreeConnect {
+		delete(p.pending, h.messageID)
+	}
+	switch {
+	case h.status != 0:
+	case h.command == cmdSessionSetup:
+		p.loggedOn = true
+	case h.command == cmdLogoff:
+		maps.DeleteFunc(p.trees, func(k treeKey, _ bool) bool { return k.session == h.sessionID })
+	case h.command == cmdTreeDisconnect:
+		delete(p.trees, treeKey{h.sessionID, h.treeID})
+	case asked && len(b) >= headerLen+3:
 		p.trees[treeKey{h.sessionID, h.treeID}] = t.pipes || b[headerLen+2] == shareTypePipe
 	}
 	return nil
