@@ -3,6 +3,7 @@ package smb
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -65,14 +66,12 @@ func newPolicy(o *Options) *policy {
 	return p
 }
 
-// watchesTrees reports whether requests need a look at all.
+// watchesTrees reports whether some rule is about trees.
 func (p *policy) watchesTrees() bool { return !p.allowPipes || p.shares != nil }
 
-// requests returns the walker for the client's messages, nil if no rule needs it.
+// requests returns the walker for the client's messages. It also finds the shares
+// that the log names.
 func (p *policy) requests() *walker {
-	if !p.watchesTrees() && !p.encrypted && !p.kerberos {
-		return nil
-	}
 	p.pending = make(map[uint64]pendingTree)
 	p.trees = make(map[treeKey]bool)
 	return &walker{want: p.wantRequest, see: p.request, compressed: p.compressed}
@@ -181,6 +180,12 @@ func (p *policy) compressed(h *header) error {
 
 func (p *policy) treeConnect(h header, b []byte) error {
 	share, ok := shareName(b)
+	if !p.watchesTrees() {
+		if ok {
+			p.note(share)
+		}
+		return nil
+	}
 	if !ok {
 		return &reasonError{ReasonShare, fmt.Errorf("smb: TREE_CONNECT with a path that is malformed or over %d octets", maxPath)}
 	}
@@ -190,16 +195,21 @@ func (p *policy) treeConnect(h header, b []byte) error {
 	if p.shares != nil && !pipes && !p.shares[share] {
 		return &reasonError{ReasonShare, fmt.Errorf("smb: share %q is not among the route's shares", share)}
 	}
+	p.note(share)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.seen) < maxSeen && !slices.Contains(p.seen, share) {
-		p.seen = append(p.seen, share)
-	}
 	if len(p.pending)+len(p.trees) >= maxTrees {
 		return &reasonError{ReasonShare, fmt.Errorf("smb: over %d trees in one session", maxTrees)}
 	}
 	p.pending[h.messageID] = pendingTree{session: h.sessionID, pipes: pipes}
 	return nil
+}
+
+// note keeps a share for the log.
+func (p *policy) note(share string) {
+	if len(p.seen) < maxSeen && !slices.Contains(p.seen, share) {
+		p.seen = append(p.seen, share)
+	}
 }
 
 func (p *policy) create(h header) error {
@@ -229,17 +239,30 @@ func (p *policy) create(h header) error {
 	return nil
 }
 
-// response learns trees from the answers.
+// response learns from the answers which trees there are, and which are no more.
 func (p *policy) response(h header, b []byte) error {
-	if h.command != cmdTreeConnect || h.flags&flagAsync != 0 || !p.watchesTrees() {
+	switch h.command {
+	case cmdLogoff, cmdTreeConnect, cmdTreeDisconnect:
+	default:
+		return nil
+	}
+	if h.flags&flagAsync != 0 { // without a tree's number
 		return nil
 	}
 	const shareTypePipe = 0x02 // MS-SMB2 2.2.10
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	t, ok := p.pending[h.messageID]
-	delete(p.pending, h.messageID)
-	if ok && h.status == 0 && len(b) >= headerLen+3 {
+	t, asked := p.pending[h.messageID]
+	if h.command == cmdTreeConnect {
+		delete(p.pending, h.messageID)
+	}
+	switch {
+	case h.status != 0:
+	case h.command == cmdLogoff:
+		maps.DeleteFunc(p.trees, func(k treeKey, _ bool) bool { return k.session == h.sessionID })
+	case h.command == cmdTreeDisconnect:
+		delete(p.trees, treeKey{h.sessionID, h.treeID})
+	case asked && len(b) >= headerLen+3:
 		p.trees[treeKey{h.sessionID, h.treeID}] = t.pipes || b[headerLen+2] == shareTypePipe
 	}
 	return nil

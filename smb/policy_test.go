@@ -147,6 +147,42 @@ func TestPolicy(t *testing.T) {
 	}
 }
 
+// Trees that are connected and disconnected for weeks are no more than those that
+// are there, and a number that a server gives again is another tree.
+func TestPolicyForgetsTrees(t *testing.T) {
+	o := Options{}
+	p := newPolicy(&o)
+	up, down := NewInspector(ToBackend, 0), NewInspector(ToClient, 0)
+	up.walk, down.walk = p.requests(), p.responses(func(uint32) error { return nil })
+	pass := func(in *Inspector, msg []byte) {
+		t.Helper()
+		if _, err := in.Inspect(msg); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range uint64(3 * maxTrees) {
+		path, kind, tree := `\\s\IPC$`, byte(2), uint32(i/2)
+		if i%2 == 1 {
+			path, kind = `\\s\share`, 1
+		}
+		pass(up, plain(element(header{command: cmdTreeConnect, messageID: i, sessionID: 7}, treeConnectBody(path)...)))
+		pass(down, plain(element(header{command: cmdTreeConnect, flags: flagResponse, messageID: i, sessionID: 7, treeID: tree}, 16, 0, kind, 0)))
+		if i%2 == 1 { // the number was a pipe share's before
+			pass(up, plain(element(header{command: cmdCreate, messageID: i, sessionID: 7, treeID: tree}, make([]byte, 56)...)))
+		}
+		pass(up, plain(element(header{command: cmdTreeDisconnect, messageID: i, sessionID: 7, treeID: tree}, 4, 0, 0, 0)))
+		pass(down, plain(element(header{command: cmdTreeDisconnect, flags: flagResponse, messageID: i, sessionID: 7, treeID: tree}, 4, 0, 0, 0)))
+	}
+	for i := range uint64(100) {
+		pass(up, plain(element(header{command: cmdTreeConnect, messageID: i, sessionID: 7}, treeConnectBody(`\\s\share`)...)))
+		pass(down, plain(element(header{command: cmdTreeConnect, flags: flagResponse, messageID: i, sessionID: 7, treeID: uint32(i)}, 16, 0, 1, 0)))
+	}
+	pass(down, plain(element(header{command: cmdLogoff, flags: flagResponse, sessionID: 7}, 4, 0, 0, 0)))
+	if len(p.trees)+len(p.pending) != 0 {
+		t.Errorf("%d trees are remembered", len(p.trees)+len(p.pending))
+	}
+}
+
 // What a client can make the gateway remember is bounded.
 func TestPolicyTreeLimit(t *testing.T) {
 	o := Options{}

@@ -7,10 +7,12 @@ import (
 
 // SMB2 commands, MS-SMB2 2.2.1.2, as far as they are told apart here.
 const (
-	cmdNegotiate    = 0
-	cmdSessionSetup = 1
-	cmdTreeConnect  = 3
-	cmdCreate       = 5
+	cmdNegotiate      = 0
+	cmdSessionSetup   = 1
+	cmdLogoff         = 2
+	cmdTreeConnect    = 3
+	cmdTreeDisconnect = 4
+	cmdCreate         = 5
 )
 
 const (

@@ -257,6 +257,9 @@ func TestErrors(t *testing.T) {
 		{"two ways to name a client", smb("{name: r, match: {server_name: a.test}, access: staff, nfs: {backends: [n], identity: {map: [{san: 'dns:a', tag: x, uid: 1, gid: 1}]}}}"), "exactly one of san, sha256 and tag"},
 		{"empty tag", "tags: {x: []}\n" + minimal, "would be everybody's"},
 		{"unknown field", "tags: {x: [{field: shoe_size, match: XL}]}\n" + minimal, `there is no field "shoe_size"`},
+		{"backend of a row", smb("{name: r, match: {server_name: a.test}, access: staff, smb: {backends: [nas1, nas2], share_map: [{san: 'dns:a', backends: [nas3]}]}}"), "not among the route's backends"},
+		{"backend of an NFS row", smb("{name: r, match: {server_name: a.test}, access: staff, nfs: {backends: [n], identity: {map: [{san: 'dns:a', uid: 1, gid: 1, backends: ['n:2050']}]}}}"), "not among the route's backends"},
+		{"row of nothing", smb("{name: r, match: {server_name: a.test}, access: staff, smb: {backends: [n], share_map: [{san: 'dns:a'}]}}"), "needs at least one share or backend"},
 		{"route twice", smb("{name: r, match: {server_name: a.test}, access: staff, smb: {backends: [n]}}\n  - {name: r, match: {server_name: b.test}, access: staff, smb: {backends: [n]}}"), "has the name r already"},
 	}
 	for _, tt := range tests {
