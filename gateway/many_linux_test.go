@@ -35,6 +35,7 @@ type inProcess struct {
 	addr   netip.AddrPort
 	client *tls.Config // with a certificate
 	server *tls.Config
+	as     func(name string) *tls.Config // client, with a certificate of that name
 }
 
 // inProcessConfig is what tests vary.
@@ -124,9 +125,10 @@ func newInProcessConfig(t *testing.T, c inProcessConfig) *inProcess {
 		Certificates: []tls.Certificate{issue(pki.Request{Name: testName, Server: true, DNS: []string{testName}})},
 		ClientCAs:    pool, ClientAuth: tls.RequireAndVerifyClientCert,
 	}
-	base := &inProcess{server: server, client: &tls.Config{
-		RootCAs: pool, Certificates: []tls.Certificate{issue(pki.Request{Name: "alice", Client: true, DNS: []string{"alice"}})},
+	base := &inProcess{server: server, as: func(name string) *tls.Config {
+		return &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{issue(pki.Request{Name: name, Client: true, DNS: []string{name}})}}
 	}}
+	base.client = base.as("alice")
 	return base.again(t, c)
 }
 
@@ -140,7 +142,7 @@ func (g *inProcess) again(t *testing.T, c inProcessConfig) *inProcess {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &inProcess{addr: group.Sockets()[0].LocalAddr(), server: g.server, client: g.client}
+	n := &inProcess{addr: group.Sockets()[0].LocalAddr(), server: g.server, client: g.client, as: g.as}
 	cfg := n.config(t, c)
 	log := slog.New(slog.DiscardHandler)
 	if c.log != nil {

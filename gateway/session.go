@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -38,6 +39,8 @@ type session struct {
 	identity *nfs.Identity             // NFS: who the client is to the server; nil: nobody
 	relay    atomic.Pointer[nfs.Relay] // NFS: what serves its streams
 	streams  atomic.Int64              // NFS: streams being served
+	serving  sync.WaitGroup            // the same
+	parked   atomic.Bool               // NFS: nobody waits for streams, see park
 	cutBy    atomic.Pointer[string]    // why this side has ended it
 }
 
@@ -70,25 +73,28 @@ func (g *Gateway) serve(e *endpoint, c *quic.Conn) {
 	if err != nil {
 		return
 	}
+	g.work.Add(1)
 	// Judging has made this goroutine's stack four times as large as waiting for
 	// the client needs, which may take days.
-	g.work.Add(1)
-	go func() {
-		defer g.work.Done()
-		g.relay(s)
-	}()
+	go g.relay(s)
 }
 
-// relay serves an admitted connection until it ends.
+// relay serves an admitted connection, or begins to: see park.
 func (g *Gateway) relay(s *session) {
-	defer g.end(s)
 	// The end of the connection ends its streams, and so the bridge, which then
 	// knows better how: the context is for the end of the gateway.
-	if s.route.smb != nil {
-		g.serveSMB(g.ctx, s)
-	} else {
-		g.serveNFS(g.ctx, s)
+	if s.route.smb == nil {
+		g.serveNFS(s)
+		return
 	}
+	g.serveSMB(g.ctx, s)
+	g.over(s)
+}
+
+// over ends a session that relay has begun.
+func (g *Gateway) over(s *session) {
+	defer g.work.Done()
+	g.end(s)
 }
 
 // admit judges a connection whose TLS is complete.
