@@ -60,7 +60,7 @@ var seeds = []struct{ row, tests, note string }{
 	{"Event 7 KEY_UPDATE", "quic TestEventsOfAConnection", ""},
 	{"Event 8 NEW_TOKEN", "quic TestEventNewTokenAndTicket", ""},
 	{"Event 9 NEW_SESSION_TICKET", "quic TestEventNewTokenAndTicket, quic TestTLSResumes", ""},
-	{"Parameter 00, 0f, 10", "quic TestTransportParameterErrors, quic/wire TestCheckConnIDs", ""},
+	{"Parameter 00, 0f, 10", "quic TestTransportParameterErrors, quic TestRetrySourceConnectionID", ""},
 	{"Parameter 01", "quic TestIdleTimeout", ""},
 	{"Parameter 03", "quic TestMaxUDPPayloadOfPeer", ""},
 	{"Parameter 04", "quic TestFlowControlOfPeer, quic TestFrameErrors", ""},
