@@ -15,17 +15,36 @@ import (
 // Units are paid for after they have moved: take notes them, and returns when
 // the caller may move more. So nothing is held back that a peer has sent
 // already, and the bytes wait where flow control holds them, at their source.
+//
+// Who has its turn gets a quantum, and comes back when that is used up. If it got
+// no more than the piece at hand, one stream that moves its pieces one after the
+// other would never be back in time for its next turn, and lose half of its share
+// to somebody with many.
 type shaper struct {
 	mu      sync.Mutex
 	rate    float64 // units a second; 0: no limit
 	tokens  float64 // what may pass now; below 0: the debt of what passed last
 	updated time.Time
 	virtual float64 // start tag of the request served last
-	finish  map[string]float64
+	clients map[string]*account
 	queue   takers
 	timer   *time.Timer
 	seq     uint64
 }
+
+// account is what a shaper knows of a client that it has served lately.
+type account struct {
+	finish    float64 // tag at which all that it has asked for is served
+	prepaid   float64 // of its last quantum
+	waiting   int     // in the queue
+	abandoned int     // of them, those whose stream has ended
+}
+
+// A quantum is what passes in quantumTime, up to maxQuantum, or one piece.
+const (
+	quantumTime = 20 * time.Millisecond
+	maxQuantum  = 1 << 20
+)
 
 // shaperBurst is how long a shaper that nobody used saves up.
 const shaperBurst = 50 * time.Millisecond
@@ -35,6 +54,8 @@ type taker struct {
 	start float64
 	seq   uint64 // among equals, first come, first served
 	units float64
+	spare float64 // of units, what is its client's for later
+	of    *account
 	ready chan struct{}
 	index int // in the queue; -1: served
 }
@@ -48,26 +69,25 @@ func (s *shaper) setRate(rate float64, now time.Time) {
 	s.serve(now)
 }
 
-// take notes units of a client and waits until it may go on, or ctx ends.
+// take notes units of a client and waits until it may go on, or ctx ends; what it
+// has moved is paid for all the same. With no units it waits until all that the
+// client has moved so far is paid for: who begins a new stream for every piece is
+// no better off.
 func (s *shaper) take(ctx context.Context, client string, units int) error {
-	if units <= 0 {
+	s.mu.Lock()
+	a := s.clients[client]
+	if s.rate == 0 || units <= 0 && (a == nil || a.waiting == 0) {
+		s.mu.Unlock()
 		return nil
 	}
-	s.mu.Lock()
-	if s.rate == 0 {
+	if a != nil && units > 0 && a.prepaid >= float64(units) {
+		a.prepaid -= float64(units)
 		s.mu.Unlock()
 		return nil
 	}
 	now := time.Now()
 	s.refill(now)
-	if s.finish == nil {
-		s.finish = make(map[string]float64)
-	}
-	start := max(s.virtual, s.finish[client])
-	s.finish[client] = start + float64(units)
-	s.seq++
-	t := &taker{start: start, seq: s.seq, units: float64(units), ready: make(chan struct{})}
-	heap.Push(&s.queue, t)
+	t := s.enqueue(client, float64(max(units, 0)))
 	s.serve(now)
 	s.mu.Unlock()
 	select {
@@ -76,11 +96,57 @@ func (s *shaper) take(ctx context.Context, client string, units int) error {
 	case <-ctx.Done():
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if t.index >= 0 {
-			heap.Remove(&s.queue, t.index)
-		}
+		s.abandon(t)
 		return context.Cause(ctx)
 	}
+}
+
+// enqueue asks for units more than the client has got in advance.
+func (s *shaper) enqueue(client string, units float64) *taker {
+	a := s.account(client)
+	t := &taker{start: max(s.virtual, a.finish), seq: s.seq, of: a, ready: make(chan struct{})}
+	if units > 0 {
+		due := units - a.prepaid
+		t.units = due
+		if a.waiting == 0 { // otherwise it is in time for its next turn anyway
+			t.units = max(due, min(s.rate*quantumTime.Seconds(), maxQuantum))
+		}
+		t.spare = t.units - due
+		a.prepaid = 0
+	}
+	a.finish = t.start + t.units
+	a.waiting++
+	s.seq++
+	heap.Push(&s.queue, t)
+	return t
+}
+
+// abandon takes a taker that nobody waits for any more out of the queue, unless it
+// has something to pay.
+func (s *shaper) abandon(t *taker) {
+	if t.index >= 0 && t.units == 0 {
+		heap.Remove(&s.queue, t.index)
+		t.of.waiting--
+	}
+}
+
+// settled reports whether nobody waits and nothing is owed.
+func (s *shaper) settled() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.queue) == 0
+}
+
+func (s *shaper) account(client string) *account {
+	if s.clients == nil {
+		s.clients = make(map[string]*account)
+	}
+	a := s.clients[client]
+	if a == nil {
+		a = new(account)
+		s.clients[client] = a
+	}
+	return a
 }
 
 func (s *shaper) refill(now time.Time) {
@@ -99,6 +165,8 @@ func (s *shaper) serve(now time.Time) {
 		t := heap.Pop(&s.queue).(*taker)
 		s.virtual = max(s.virtual, t.start)
 		s.tokens -= t.units
+		t.of.prepaid += t.spare
+		t.of.waiting--
 		close(t.ready)
 	}
 	if len(s.queue) == 0 {
@@ -124,9 +192,9 @@ func (s *shaper) wake() {
 // forget drops the tags of clients that are not ahead of the others: they say
 // nothing any more, and the table does not grow with everybody who ever came.
 func (s *shaper) forget() {
-	for c, f := range s.finish {
-		if f <= s.virtual {
-			delete(s.finish, c)
+	for c, a := range s.clients {
+		if a.finish <= s.virtual && a.waiting == 0 {
+			delete(s.clients, c)
 		}
 	}
 }

@@ -111,8 +111,8 @@ func TestShaperEnds(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		if passed != 1 || len(s.queue) != 0 {
-			t.Errorf("%d passed, %d still wait", passed, len(s.queue))
+		if passed != 1 || len(s.queue) != 9 {
+			t.Errorf("%d passed, %d are still to be paid for", passed, len(s.queue))
 		}
 		for range 10 {
 			go func() { errs <- s.take(t.Context(), "c", 1000) }()
@@ -128,8 +128,35 @@ func TestShaperEnds(t *testing.T) {
 		if waited := time.Since(start); waited != 0 {
 			t.Errorf("waited %s without a limit", waited)
 		}
-		if len(s.finish) != 1 {
-			t.Errorf("%d clients remembered", len(s.finish))
+		if len(s.clients) != 1 {
+			t.Errorf("%d clients remembered", len(s.clients))
+		}
+	})
+}
+
+// What was moved is paid for, also when the stream that moved it is gone: a client
+// that begins a new stream for each piece moves no more than its rate.
+func TestShaperAbandoned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const rate, piece, seconds = 1 << 20, 64 << 10, 20
+		s := &shaper{rate: rate}
+		end := time.Now().Add(seconds * time.Second)
+		moved := 0
+		for time.Now().Before(end) {
+			if err := s.take(t.Context(), "c", 0); err != nil {
+				t.Fatal(err)
+			}
+			gone, cancel := context.WithCancel(t.Context())
+			cancel()
+			moved += piece
+			_ = s.take(gone, "c", piece)
+		}
+		if most := rate*seconds + 4*piece; moved > most {
+			t.Errorf("%d bytes moved in %d s, the rate lets through %d", moved, seconds, most)
+		}
+		start := time.Now()
+		if err := s.take(t.Context(), "other", piece); err != nil || time.Since(start) > time.Second {
+			t.Errorf("another client waited %s, %v", time.Since(start), err)
 		}
 	})
 }

@@ -35,6 +35,7 @@ type inProcess struct {
 	addr   netip.AddrPort
 	client *tls.Config // with a certificate
 	server *tls.Config
+	as     func(name string) *tls.Config // client, with a certificate of that name
 }
 
 // inProcessConfig is what tests vary.
@@ -44,6 +45,7 @@ type inProcessConfig struct {
 	nfs      string    // further lines of the nfs section, indented by six
 	limits   string    // further lines of the limits section, indented by two
 	exports  string    // of the list; "": ganeshatest.Pseudo
+	listen   string    // "": a free port of loopback
 	log      io.Writer // nil: nowhere
 }
 
@@ -123,20 +125,24 @@ func newInProcessConfig(t *testing.T, c inProcessConfig) *inProcess {
 		Certificates: []tls.Certificate{issue(pki.Request{Name: testName, Server: true, DNS: []string{testName}})},
 		ClientCAs:    pool, ClientAuth: tls.RequireAndVerifyClientCert,
 	}
-	base := &inProcess{server: server, client: &tls.Config{
-		RootCAs: pool, Certificates: []tls.Certificate{issue(pki.Request{Name: "alice", Client: true, DNS: []string{"alice"}})},
+	base := &inProcess{server: server, as: func(name string) *tls.Config {
+		return &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{issue(pki.Request{Name: name, Client: true, DNS: []string{name}})}}
 	}}
+	base.client = base.as("alice")
 	return base.again(t, c)
 }
 
 // again starts another gateway with the same certificates.
 func (g *inProcess) again(t *testing.T, c inProcessConfig) *inProcess {
 	t.Helper()
-	group, err := udp.ListenGroup(netip.MustParseAddrPort("127.0.0.1:0"), 2, udp.Config{})
+	if c.listen == "" {
+		c.listen = "127.0.0.1:0"
+	}
+	group, err := udp.ListenGroup(netip.MustParseAddrPort(c.listen), 2, udp.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &inProcess{addr: group.Sockets()[0].LocalAddr(), server: g.server, client: g.client}
+	n := &inProcess{addr: group.Sockets()[0].LocalAddr(), server: g.server, client: g.client, as: g.as}
 	cfg := n.config(t, c)
 	log := slog.New(slog.DiscardHandler)
 	if c.log != nil {

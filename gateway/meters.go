@@ -14,6 +14,7 @@ type meters struct {
 	mu       sync.Mutex
 	conf     config.Limits
 	clients  map[string]*clientMeter
+	swept    time.Time            // when those that have left were last looked for
 	backends map[[2]string]*meter // by route and address
 }
 
@@ -33,12 +34,16 @@ func (m *meter) take(ctx context.Context, client string, bytes, requests int) er
 	return m.bytes.take(ctx, client, bytes)
 }
 
-// clientMeter is a client's, for as long as it has connections.
+// clientMeter is a client's, for as long as it has connections, and meterLife longer:
+// who comes back owes what it owed.
 type clientMeter struct {
 	meter
 	sessions int
 	streams  int
+	left     time.Time // when its last session ended
 }
+
+const meterLife = 10 * time.Second
 
 // configure sets the limits of a table. Backends that it has not are forgotten.
 func (m *meters) configure(t *table) {
@@ -79,6 +84,7 @@ func (r *route) limits() config.BackendLimits {
 func (m *meters) enter(client string) *clientMeter {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.sweep(time.Now())
 	c := m.clients[client]
 	if c == nil {
 		c = new(clientMeter)
@@ -96,8 +102,20 @@ func (m *meters) leave(client string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if c := m.clients[client]; c != nil {
-		if c.sessions--; c.sessions == 0 {
-			delete(m.clients, client)
+		c.sessions--
+		c.left = time.Now()
+	}
+}
+
+// sweep forgets the clients that have left, now and then.
+func (m *meters) sweep(now time.Time) {
+	if now.Sub(m.swept) < meterLife {
+		return
+	}
+	m.swept = now
+	for name, c := range m.clients {
+		if c.sessions == 0 && now.Sub(c.left) >= meterLife && c.bytes.settled() && c.requests.settled() {
+			delete(m.clients, name)
 		}
 	}
 }

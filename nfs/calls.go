@@ -276,16 +276,14 @@ func (k *callSink) route(c Call) error {
 // connect makes the service's connection the one that calls go to.
 func (k *callSink) connect(svc service) error {
 	to, err := k.s.connection(svc)
-	if err != nil {
+	if err != nil || to == k.to {
 		return err
 	}
-	if to != k.to {
-		if err := k.flush(); err != nil {
-			return err
-		}
+	if err := k.flush(); err != nil {
+		return err
 	}
 	k.to = to
-	return nil
+	return to.begin()
 }
 
 // endMessage runs after the last byte of a message.

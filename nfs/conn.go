@@ -72,6 +72,14 @@ func (s *stream) connection(svc service) (*backendConn, error) {
 	return b, nil
 }
 
+// begin waits until the client may move anything on a new connection.
+func (b *backendConn) begin() error {
+	if meter := b.s.r.client.Meter; meter != nil {
+		return meter(b.s.ctx, b.to.addr, 0, 0)
+	}
+	return nil
+}
+
 // dial picks the backend: the stream's own, else the connection's, else the first that answers.
 func (s *stream) dial(svc service) (*target, net.Conn, error) {
 	r := s.r

@@ -35,8 +35,8 @@ type Client struct {
 	Advertise netip.AddrPort
 	// Key names the client where a backend is chosen: with the same key, the same backend.
 	Key string
-	// Meter, if it is not nil, is called with each piece of bytes moved, and the calls among them.
-	// It returns when the next piece may be moved; an error ends the stream.
+	// Meter, if it is not nil, is called with each piece of bytes moved, and the calls among them, and
+	// with nothing before the first. It returns when the next piece may be moved; an error ends the stream.
 	Meter func(ctx context.Context, backend string, bytes, calls int) error
 	// Callbacks opens a stream to the client for calls that a backend makes; it must not wait. An
 	// error, or nil instead of it, means that the client takes none.

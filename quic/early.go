@@ -28,15 +28,15 @@ import (
 
 // earlyState is what a connection knows of 0-RTT.
 type earlyState struct {
-	wanted   bool                 // client: DialEarly
-	offered  bool                 // client: 0-RTT packets may have gone out
-	rejected bool                 // client: and no longer may
-	rewound  bool                 // client: streams have begun again, perhaps more than are allowed now
-	params   wire.TransportParams // client: remembered
-	tx       *protect.Key         // client: seals
-	sealed   uint64               // by tx
-	end      uint64               // client: packet numbers below were 0-RTT and rejected
-	held     []*Stream            // client: have to wait for MAX_STREAMS
+	wanted   bool                  // client: DialEarly
+	offered  bool                  // client: 0-RTT packets may have gone out
+	rejected bool                  // client: and no longer may
+	rewound  bool                  // client: streams have begun again, perhaps more than are allowed now
+	params   *wire.TransportParams // client: remembered
+	tx       *protect.Key          // client: seals
+	sealed   uint64                // by tx
+	end      uint64                // client: packet numbers below were 0-RTT and rejected
+	held     []*Stream             // client: have to wait for MAX_STREAMS
 
 	rx      *protect.Key  // server: opens
 	until   time.Time     // server: rx is forgotten then
@@ -110,8 +110,8 @@ func (c *Conn) onEarlyParams(b []byte) {
 	if c.server || err != nil || c.haveParams || !c.early.wanted {
 		return // then the key is of no use either
 	}
-	c.early.params, c.early.offered = p, true
-	c.peerParams = p
+	c.early.params, c.early.offered = &p, true
+	c.peerParams = &p
 	c.flow.sendMax = p.InitialMaxData
 	c.streams.max = [2]uint64{p.InitialMaxStreamsBidi, p.InitialMaxStreamsUni}
 }
@@ -245,7 +245,7 @@ func (c *Conn) beginAgain() {
 	c.flow.sent, c.flow.blocked, c.flow.blockedAt = 0, false, 0
 	c.streams.waiting, c.streams.blocked = nil, [2]bool{}
 	if !c.haveParams {
-		c.peerParams = wire.TransportParams{}
+		c.peerParams = &noParams
 		c.flow.sendMax, c.streams.max = 0, [2]uint64{}
 	}
 	for _, s := range c.streams.all {
@@ -285,7 +285,7 @@ func (c *Conn) resendAll() {
 
 // initialMax is how much may be sent on a stream before MAX_STREAM_DATA.
 func (c *Conn) initialMax(s *Stream) uint64 {
-	p := &c.peerParams
+	p := c.peerParams
 	switch {
 	case !s.bidi():
 		return p.InitialMaxStreamDataUni
@@ -337,7 +337,7 @@ func (c *Conn) checkEarly() error {
 	if !c.early.offered || c.early.rejected {
 		return nil
 	}
-	now, was := earlyLimits(&c.peerParams), earlyLimits(&c.early.params)
+	now, was := earlyLimits(c.peerParams), earlyLimits(c.early.params)
 	for i := range now {
 		if now[i] < was[i] {
 			return errEarlyLimits
@@ -373,5 +373,5 @@ func (c *Conn) remembered() []byte {
 	if c.server {
 		return nil
 	}
-	return rememberedParams(&c.peerParams)
+	return rememberedParams(c.peerParams)
 }

@@ -58,7 +58,7 @@ func (c *Conn) process0RTT(b []byte, h *wire.LongHeader, src *packetSource) bool
 		c.onDecryptFailure(e.rx.IntegrityLimit())
 		return false
 	}
-	if c.recv[recovery.AppData].Duplicate(pn) {
+	if c.recv.Duplicate(pn) {
 		c.ep.stats.DropDuplicate.Add(1)
 		return true
 	}

@@ -111,6 +111,7 @@ func (c *Conn) processFrame(f *frameInfo, typ uint64, b []byte) (n int, err erro
 	case wire.FramePing:
 		return wire.ConsumePing(b), nil
 	case wire.FrameAck, wire.FrameAckECN:
+		c.needAckWork()
 		if n = wire.ConsumeAck(b, &c.ack); n >= 0 {
 			err = c.onAck(f.space)
 		}
@@ -268,7 +269,7 @@ func (c *Conn) onHandshakeDone() error {
 	if c.server {
 		return c.fail(ProtocolViolation, wire.FrameHandshakeDone, "HANDSHAKE_DONE from a client")
 	}
-	if hs := &c.crypto[recovery.Handshake]; hs.next < uint64(len(hs.out)) {
+	if hs := c.cryptoOf(recovery.Handshake); hs.next < uint64(len(hs.out)) {
 		return c.fail(ProtocolViolation, wire.FrameHandshakeDone, "HANDSHAKE_DONE before our Finished was sent")
 	}
 	c.confirm()

@@ -276,7 +276,7 @@ func (c *Conn) processLong(b []byte, h *wire.LongHeader, src *packetSource, data
 	if other {
 		c.takeVersion(h.Version)
 	}
-	if c.recv[space].Duplicate(pn) {
+	if c.recvOf(space).Duplicate(pn) {
 		c.ep.stats.DropDuplicate.Add(1)
 		return true
 	}
@@ -376,7 +376,7 @@ func (c *Conn) processShort(b []byte, src *packetSource) bool {
 	// RFC 9000, Section 12.3: "Duplicate suppression MUST happen after removing
 	// packet protection for the reasons described in Section 9.5 of
 	// [QUIC-TLS]."
-	if c.recv[recovery.AppData].Duplicate(pn) {
+	if c.recv.Duplicate(pn) {
 		c.ep.stats.DropDuplicate.Add(1)
 		return true
 	}
@@ -395,7 +395,7 @@ func (c *Conn) processShort(b []byte, src *packetSource) bool {
 
 // largest is the largest packet number received in a space, -1 if there is none.
 func (c *Conn) largest(space recovery.Space) int64 {
-	if pn, ok := c.recv[space].Largest(); ok {
+	if pn, ok := c.recvOf(space).Largest(); ok {
 		return int64(pn)
 	}
 	return -1
@@ -484,7 +484,7 @@ func (c *Conn) finishPacket(space recovery.Space, t wire.PacketType, dst wire.Co
 	if err != nil {
 		return
 	}
-	c.recv[space].Add(c.now(), pn, f.ackEliciting, src.ecn)
+	c.recvOf(space).Add(c.now(), pn, f.ackEliciting, src.ecn)
 	if f.ackEliciting && space == recovery.AppData && c.app.rxSeen && pn >= c.app.rxLowest {
 		c.app.owed = true
 	}

@@ -24,9 +24,13 @@ type policy struct {
 	shares     map[string]bool // lower case; nil: all
 	throttle   *LogonThrottle
 
-	mu      sync.Mutex // requests and responses come in two goroutines
-	pending map[uint64]pendingTree
-	trees   map[treeKey]bool // known trees; true: a pipe share
+	chain treeKey // the tree of the last request, which a related one goes to
+	bound bool    // a session of another connection was bound to this one
+
+	mu       sync.Mutex // requests and responses come in two goroutines
+	pending  map[uint64]pendingTree
+	trees    map[treeKey]bool // known trees; true: a pipe share
+	loggedOn bool             // a logon was accepted
 }
 
 // pendingTree is a TREE_CONNECT without its answer.
@@ -39,6 +43,10 @@ type treeKey struct {
 	session uint64
 	tree    uint32
 }
+
+// noTree is of a request that asks for a tree, and what a related request has
+// in place of its own.
+const noTree = 1<<32 - 1
 
 // maxTrees bounds what a client can make the gateway remember. Servers stop
 // clients at a few hundred shares a session.
@@ -83,8 +91,12 @@ func (p *policy) responses(failed func(status uint32) error) *walker {
 	return &walker{want: p.wantResponse, see: see}
 }
 
-// wantRequest: all of a TREE_CONNECT's path, the beginning of a SESSION_SETUP's
-// token where it is judged, otherwise the header.
+// sessionBinding is SMB2_SESSION_FLAG_BINDING of a SESSION_SETUP request's flags,
+// MS-SMB2 2.2.5.
+const sessionBinding = 0x01
+
+// wantRequest: all of a TREE_CONNECT's path, the flags of a SESSION_SETUP and the
+// beginning of its token where it is judged, otherwise the header.
 func (p *policy) wantRequest(h header, b []byte) int {
 	switch {
 	case h.command == cmdTreeConnect && len(b) < headerLen+8:
@@ -92,8 +104,10 @@ func (p *policy) wantRequest(h header, b []byte) int {
 	case h.command == cmdTreeConnect:
 		off, n := treePath(b)
 		return off + n
-	case h.command != cmdSessionSetup || !p.kerberos:
+	case h.command != cmdSessionSetup:
 		return headerLen
+	case !p.kerberos:
+		return headerLen + 3
 	case len(b) < headerLen+24:
 		return headerLen + 24
 	}
@@ -123,8 +137,14 @@ func (p *policy) request(h header, b []byte) error {
 	if p.encrypted && h.command != cmdNegotiate && h.command != cmdSessionSetup {
 		return &reasonError{ReasonProtection, fmt.Errorf("smb: the client sent command %d in the clear, and protection is encryption", h.command)}
 	}
+	if h.flags&flagRelated == 0 {
+		// MS-SMB2 3.3.5.2.7.2: a related request is handled with the session and
+		// the tree of the one before it, whatever it says itself.
+		p.chain = treeKey{h.sessionID, h.treeID}
+	}
 	switch h.command {
 	case cmdSessionSetup:
+		p.bound = p.bound || len(b) > headerLen+2 && b[headerLen+2]&sessionBinding != 0
 		if !p.kerberos {
 			return nil
 		}
@@ -132,6 +152,7 @@ func (p *policy) request(h header, b []byte) error {
 			return &reasonError{ReasonNTLM, err}
 		}
 	case cmdTreeConnect:
+		p.chain.tree = noTree
 		return p.treeConnect(h, b)
 	case cmdCreate:
 		return p.create(h)
@@ -141,8 +162,16 @@ func (p *policy) request(h header, b []byte) error {
 
 // opaque judges a message that cannot be seen into, by its protocol id.
 func (p *policy) opaque(id byte) error {
-	if p.encrypted && id == protocolCompressed {
+	if id != protocolCompressed {
+		return nil
+	}
+	if p.encrypted {
 		return &reasonError{ReasonProtection, fmt.Errorf("smb: the client sent a compressed message in the clear, and protection is encryption")}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.kerberos && !p.loggedOn {
+		return &reasonError{ReasonNTLM, fmt.Errorf("smb: the client sent a compressed message before it had logged on, and ntlm is deny")}
 	}
 	return nil
 }
@@ -174,26 +203,36 @@ func (p *policy) create(h header) error {
 	if p.allowPipes {
 		return nil
 	}
+	if h.flags&flagAsync != 0 { // MS-SMB2 2.2.1.1: of the requests, CANCEL alone may be
+		return &reasonError{ReasonClientFraming, fmt.Errorf("smb: a CREATE request that is marked as asynchronous")}
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	pipes, known := p.trees[treeKey{h.sessionID, h.treeID}]
-	if !known || h.flags&flagRelated != 0 {
+	pipes, known := p.trees[p.chain]
+	if !known {
 		// The tree is one connected out of sight (encrypted, or on another
-		// channel), a guess at the answer to a TREE_CONNECT still under way, or
-		// the one of the request before in the chain. While an IPC$ is under way
-		// the last two cannot be told from an open on it.
+		// channel), or a guess at the answer to a TREE_CONNECT still under way, the
+		// one before in the chain, say. While an IPC$ is under way the last two
+		// cannot be told from an open on it, and of the trees of another channel
+		// nothing is known.
+		pipes = p.bound
 		for _, t := range p.pending {
 			pipes = pipes || t.pipes
 		}
 	}
 	if pipes {
-		return &reasonError{ReasonNamedPipe, fmt.Errorf("smb: a named pipe was opened and named_pipes is deny")}
+		return &reasonError{ReasonNamedPipe, fmt.Errorf("smb: a named pipe was opened, or a file in a tree of another channel, and named_pipes is deny")}
 	}
 	return nil
 }
 
 // response learns trees from the answers.
 func (p *policy) response(h header, b []byte) error {
+	if h.command == cmdSessionSetup && h.status == 0 {
+		p.mu.Lock()
+		p.loggedOn = true
+		p.mu.Unlock()
+	}
 	if h.command != cmdTreeConnect || h.flags&flagAsync != 0 || !p.watchesTrees() {
 		return nil
 	}
@@ -208,7 +247,8 @@ func (p *policy) response(h header, b []byte) error {
 	return nil
 }
 
-// shareName returns the last element of a TREE_CONNECT's path in lower case.
+// shareName returns the share of a TREE_CONNECT's path, \\server\share, in lower
+// case. A path of any other form has none: servers read it in ways of their own.
 func shareName(b []byte) (string, bool) {
 	if len(b) < headerLen+8 {
 		return "", false
@@ -217,12 +257,12 @@ func shareName(b []byte) (string, bool) {
 	if off < headerLen+8 || n%2 != 0 || n == 0 || n > maxPath || off+n > len(b) {
 		return "", false
 	}
-	path := decodeUTF16(b[off : off+n])
-	i := strings.LastIndexByte(path, '\\')
-	if i < 0 || i == len(path)-1 {
+	path, ok := strings.CutPrefix(decodeUTF16(b[off:off+n]), `\\`)
+	server, share, both := strings.Cut(path, `\`)
+	if !ok || !both || server == "" || share == "" || strings.ContainsAny(share, "\\/\x00") {
 		return "", false
 	}
-	return strings.ToLower(path[i+1:]), true
+	return strings.ToLower(share), true
 }
 
 // decodeUTF16 reads UTF-16LE; ill-formed pairs become U+FFFD.

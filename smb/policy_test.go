@@ -16,6 +16,8 @@ func treeConnectBody(path string) []byte {
 	return append(b, p...)
 }
 
+const cmdIoctl = 11
+
 // script runs requests ('>') and responses ('<') through one policy.
 type step struct {
 	dir byte
@@ -50,6 +52,14 @@ func TestPolicy(t *testing.T) {
 	create := func(tree uint32, flags uint32) []byte {
 		return element(header{command: cmdCreate, messageID: 9, sessionID: 7, treeID: tree, flags: flags}, make([]byte, 56)...)
 	}
+	setup := func(flags byte) []byte {
+		body := make([]byte, 24)
+		body[2] = flags
+		return element(header{command: cmdSessionSetup, sessionID: 7}, body...)
+	}
+	loggedOn := func(status uint32) []byte {
+		return element(header{command: cmdSessionSetup, flags: flagResponse, status: status, sessionID: 7}, make([]byte, 8)...)
+	}
 	for _, c := range []struct {
 		name  string
 		o     Options
@@ -76,6 +86,35 @@ func TestPolicy(t *testing.T) {
 		{"share in a chain", Options{Shares: []string{"office"}}, []step{{'>', plain(connect(1, `\\s\office`), connect(2, `\\s\c$`))}}, ReasonShare},
 		{"no share name", Options{Shares: []string{"office"}}, []step{{'>', plain(connect(1, `office`))}}, ReasonShare},
 		{"overlong path", Options{}, []step{{'>', plain(connect(1, `\\s\`+strings.Repeat("x", 2000)))}}, ReasonShare},
+		{"pipe, by way of the request before in the chain", Options{}, []step{
+			{'>', plain(connect(1, `\\s\IPC$`))},
+			{'<', plain(answer(1, 5, 2))},
+			{'>', plain(element(header{command: cmdIoctl, messageID: 2, sessionID: 7, treeID: 5}, make([]byte, 56)...), create(0xffffffff, flagRelated))},
+		}, ReasonNamedPipe},
+		{"pipe, two steps into the chain", Options{}, []step{
+			{'>', plain(connect(1, `\\s\IPC$`), connect(2, `\\s\share`))},
+			{'<', plain(answer(1, 5, 2), answer(2, 6, 1))},
+			{'>', plain(element(header{command: cmdIoctl, messageID: 2, sessionID: 7, treeID: 5}, make([]byte, 56)...),
+				element(header{command: cmdIoctl, messageID: 3, sessionID: 7, treeID: 6, flags: flagRelated}, make([]byte, 56)...), create(6, flagRelated))},
+		}, ReasonNamedPipe},
+		{"file, by way of the request before in the chain", Options{}, []step{
+			{'>', plain(connect(1, `\\s\IPC$`), connect(2, `\\s\share`))},
+			{'<', plain(answer(1, 5, 2), answer(2, 6, 1))},
+			{'>', plain(element(header{command: cmdIoctl, messageID: 2, sessionID: 7, treeID: 6}, make([]byte, 56)...), create(5, flagRelated))},
+		}, ReasonNone},
+		{"asynchronous create", Options{}, []step{{'>', plain(create(5, flagAsync))}}, ReasonClientFraming},
+		{"file in a tree that was connected out of sight", Options{}, []step{{'>', plain(setup(0))}, {'>', plain(create(5, 0))}}, ReasonNone},
+		{"file in a tree of another channel", Options{}, []step{{'>', plain(setup(sessionBinding))}, {'>', plain(create(5, 0))}}, ReasonNamedPipe},
+		{"file in a tree of this channel", Options{}, []step{{'>', plain(setup(sessionBinding))}, {'>', plain(connect(1, `\\s\share`))}, {'<', plain(answer(1, 5, 1))}, {'>', plain(create(5, 0))}}, ReasonNone},
+		{"pipes of another channel, allowed", Options{AllowNamedPipes: true, Shares: []string{"a"}}, []step{{'>', plain(setup(sessionBinding))}, {'>', plain(create(5, 0))}}, ReasonNone},
+		{"share behind another", Options{Shares: []string{"office"}}, []step{{'>', plain(connect(1, `\\s\secret\office`))}}, ReasonShare},
+		{"share without a server", Options{Shares: []string{"office"}}, []step{{'>', plain(connect(1, `\\\office`))}}, ReasonShare},
+		{"share with one backslash", Options{Shares: []string{"office"}}, []step{{'>', plain(connect(1, `\s\office`))}}, ReasonShare},
+		{"share after a zero", Options{Shares: []string{"office"}}, []step{{'>', plain(connect(1, "\\\\s\\secret\x00\\office"))}}, ReasonShare},
+		{"compressed logon", Options{KerberosOnly: true}, []step{{'>', message("\xfcSMB", 100)}}, ReasonNTLM},
+		{"compressed logon after one that is refused", Options{KerberosOnly: true}, []step{{'<', plain(loggedOn(0xC0000016))}, {'>', message("\xfcSMB", 100)}}, ReasonNTLM},
+		{"compressed after the logon", Options{KerberosOnly: true}, []step{{'<', plain(loggedOn(0))}, {'>', message("\xfcSMB", 100)}}, ReasonNone},
+		{"compressed", Options{}, []step{{'>', message("\xfcSMB", 100)}}, ReasonNone},
 		{"response from a client", Options{}, []step{{'>', plain(answer(1, 5, 1))}}, ReasonClientFraming},
 	} {
 		err := play(c.o, c.steps)

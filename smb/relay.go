@@ -43,8 +43,8 @@ type Options struct {
 	IdleTimeout      time.Duration // a session without a byte ends after it; 0: never, since clients hold files open for days. The transports find peers that are gone
 
 	// Meter, if it is not nil, is called with each piece of bytes moved on a
-	// session, and how many messages began in it. It returns when the next piece may
-	// be moved; an error ends the session.
+	// session, and how many messages began in it, and with nothing before the first.
+	// It returns when the next piece may be moved; an error ends the session.
 	Meter func(ctx context.Context, backend string, bytes, messages int) error
 
 	ProxyHeader []byte // sent to a backend before anything else; nil: nothing
@@ -334,6 +334,14 @@ func (s *session) relay(ctx context.Context) {
 	dog := newWatchdog(s)
 	defer dog.stop()
 
+	if s.up.meter != nil {
+		s.up.begin(waitPaced)
+		if err := s.up.meter(0, 0); err != nil {
+			s.stop(ReasonShutdown, err)
+			return
+		}
+		s.up.begin(waitSource)
+	}
 	var wg sync.WaitGroup
 	wg.Go(s.copyUp)
 	s.copyDown()

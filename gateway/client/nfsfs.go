@@ -28,28 +28,72 @@ func openNFS(ctx context.Context, u *RemoteURL, o OpenOptions) (FileSystem, stri
 	}
 	n := &nfsFS{close: s.Close}
 	cfg := nfs3.Config{Auth: localCredential(), Timeout: o.Timeout}
-	for range o.Streams {
-		nc, err := s.Open(ctx)
-		if err != nil {
-			n.Close()
-			return nil, "", &ConnectError{u.String(), err}
-		}
-		c, err := nfs3.NewConn(nc, cfg)
-		if err != nil {
-			n.Close()
-			return nil, "", err
-		}
-		n.conns = append(n.conns, c)
+	first, err := n.open(ctx, s, cfg)
+	if err != nil {
+		n.Close()
+		return nil, "", &ConnectError{u.String(), err}
+	}
+	more := make(chan *nfs3.Conn)
+	for range o.Streams - 1 {
+		go func() { more <- furtherStream(ctx, s, cfg) }()
 	}
 	// The gateway routes by the program number in each call, so one stream
 	// serves MOUNT and NFS.
 	var rest string
-	n.f, rest, err = nfs3.MountFS(ctx, n.conns[0], n.conns[0], u.Path, nfs3.Options{Streams: n.conns[1:]})
+	n.f, rest, err = nfs3.MountFS(ctx, first, first, u.Path, nfs3.Options{})
+	for range o.Streams - 1 {
+		if c := <-more; c != nil {
+			n.conns = append(n.conns, c)
+		}
+	}
 	if err != nil {
 		n.Close()
 		return nil, "", err
 	}
+	n.f.AddStreams(n.conns[1:]...)
 	return n, rest, nil
+}
+
+// open opens a stream.
+func (n *nfsFS) open(ctx context.Context, s *Session, cfg nfs3.Config) (*nfs3.Conn, error) {
+	nc, err := s.Open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c, err := nfs3.NewConn(nc, cfg)
+	if err != nil {
+		return nil, err
+	}
+	n.conns = append(n.conns, c)
+	return c, nil
+}
+
+// furtherStreamWait is how long a stream beside the first may take until it serves.
+const furtherStreamWait = 5 * time.Second
+
+// furtherStream opens a stream that makes things faster, and no more: a server may
+// deny it, by QUIC's limit on streams or when it is used. nil: there is none.
+//
+// draft-cel-nfsv4-rpc-over-quicv1-06, Section 3.1.1.2: an RPC server may refuse
+// streams, and its clients go on with those that they have.
+func furtherStream(ctx context.Context, s *Session, cfg nfs3.Config) *nfs3.Conn {
+	ctx, cancel := context.WithTimeout(ctx, furtherStreamWait)
+	defer cancel()
+	octx, stop := context.WithTimeout(ctx, furtherStreamWait/20) // it opens at once or not at all
+	defer stop()
+	nc, err := s.Open(octx)
+	if err != nil {
+		return nil
+	}
+	c, err := nfs3.NewConn(nc, cfg)
+	if err != nil {
+		return nil
+	}
+	if err := c.Null(ctx); err != nil {
+		c.Close()
+		return nil
+	}
+	return c
 }
 
 // localCredential claims the ids of this process. A gateway replaces them.

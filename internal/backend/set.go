@@ -336,8 +336,8 @@ func (s *Set) Release(addr string) {
 	s.members[s.index(addr)].Conns--
 }
 
-// Mark notes the outcome of an attempt to open a session, or a session that
-// the backend broke.
+// Mark notes the outcome of an attempt to open a session. How sessions end later
+// says nothing here: a client can bring it about, and is not to move the others.
 func (s *Set) Mark(addr string, err error, now time.Time) {
 	s.update(addr, now, func(m *member) {
 		m.Dials++

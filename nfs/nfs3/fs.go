@@ -26,10 +26,9 @@ const (
 
 // Options tunes an [FS]; the zero value is the default.
 type Options struct {
-	Window  int // READs or WRITEs under way for one open file; 0: 16
-	IOSize  int // octets of one READ or WRITE, at most what the server offers; 0: that, at most 1 MiB
-	Retain  int // WRITEs kept in memory until they are committed; 0: 4 * Window
-	Streams []*Conn
+	Window int // READs or WRITEs under way for one open file; 0: 16
+	IOSize int // octets of one READ or WRITE, at most what the server offers; 0: that, at most 1 MiB
+	Retain int // WRITEs kept in memory until they are committed; 0: 4 * Window
 }
 
 // FS is one export seen as a file system with slash-separated paths below
@@ -54,7 +53,7 @@ type FS struct {
 }
 
 // NewFS makes a file system of the root handle of an export. c is used for
-// everything; READ and WRITE also go over o.Streams.
+// everything; see AddStreams.
 func NewFS(ctx context.Context, c *Conn, export string, root Handle, o Options) (*FS, error) {
 	info, err := c.Fsinfo(ctx, root)
 	if err != nil {
@@ -64,7 +63,7 @@ func NewFS(ctx context.Context, c *Conn, export string, root Handle, o Options) 
 	if o.IOSize > 0 {
 		limit = min(o.IOSize, MaxIO)
 	}
-	f := &FS{c: c, data: append([]*Conn{c}, o.Streams...), export: path.Clean("/" + export), root: root, info: info,
+	f := &FS{c: c, data: []*Conn{c}, export: path.Clean("/" + export), root: root, info: info,
 		window: o.Window, retain: o.Retain, dirs: make(map[string]Handle)}
 	f.rsize, f.wsize = ioSize(info.Rtmax, limit), ioSize(info.Wtmax, limit)
 	if f.window <= 0 {
@@ -145,6 +144,9 @@ func (f *FS) Conn() *Conn { return f.c }
 
 // Root returns the handle of the export's root.
 func (f *FS) Root() Handle { return f.root }
+
+// AddStreams has READ and WRITE take turns on more connections. It must not be called once f is in use.
+func (f *FS) AddStreams(c ...*Conn) { f.data = append(f.data, c...) }
 
 // stream returns the connection whose turn it is.
 func (f *FS) stream() *Conn { return f.data[int(f.turn.Add(1))%len(f.data)] }

@@ -80,19 +80,26 @@ type Output struct {
 // run runs a program of the tree to its end, or kills it after limit.
 func run(t testing.TB, dir string, limit time.Duration, args ...string) Output {
 	t.Helper()
+	out, ended := runLimited(t, dir, limit, args...)
+	if !ended {
+		t.Fatalf("%s did not end in %s; it wrote:\n%s", args[0], limit, tail(out.Text))
+	}
+	return out
+}
+
+// runLimited is run; ended is false if the program was killed after limit.
+func runLimited(t testing.TB, dir string, limit time.Duration, args ...string) (out Output, ended bool) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	cmd := command(t, ctx, dir, args...)
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
+	var text bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &text, &text
 	err := cmd.Run()
-	if ctx.Err() != nil {
-		t.Fatalf("%s did not end in %s; it wrote:\n%s", args[0], limit, tail(out.String()))
-	}
 	if cmd.ProcessState == nil {
 		t.Fatalf("%s did not start: %v", args[0], err)
 	}
-	return Output{Text: out.String(), Code: cmd.ProcessState.ExitCode()}
+	return Output{Text: text.String(), Code: cmd.ProcessState.ExitCode()}, ctx.Err() == nil
 }
 
 // tail returns the last lines of s.
