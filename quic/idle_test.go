@@ -53,8 +53,11 @@ func openIdle(t *testing.T, se, ce *Endpoint, cfg *Config, n int) (servers []*Co
 		s.NotifyStream(func() {})
 		clients, servers = append(clients, c), append(servers, s)
 	}
-	for _, s := range servers {
-		awaitIdle(t, s)
+	for range 2 { // one end may wake the other
+		for i := range servers {
+			awaitRest(t, clients[i])
+			awaitRest(t, servers[i])
+		}
 	}
 	for _, c := range clients {
 		c.lock()
@@ -64,13 +67,13 @@ func openIdle(t *testing.T, se, ce *Endpoint, cfg *Config, n int) (servers []*Co
 	return servers
 }
 
-// awaitIdle waits until a connection has confirmed its handshake and waits for nothing.
-func awaitIdle(t *testing.T, c *Conn) {
+// awaitRest waits until a connection rests.
+func awaitRest(t *testing.T, c *Conn) {
 	t.Helper()
 	deadline := time.Now().Add(60 * time.Second)
 	for {
 		c.lock()
-		ok := c.confirmed && !c.mayRest() && c.loss.InFlight() == 0
+		ok := c.app.resting
 		c.unlock()
 		if ok {
 			return
