@@ -19,7 +19,8 @@ func TestWanted(t *testing.T) {
 		{0, 100 * mib, least},
 		{5 * mib, 100 * mib, least}, // all of it would be collected in time
 		{10 * mib, 100 * mib, 35},
-		{100 * mib, 100 * mib, most},
+		{100 * mib, 100 * mib, mostBig},
+		{100 * mib, 20 * mib, most},
 		{1 * mib, 1 * mib, most}, // a small heap needs room for little
 		{0, 0, most},             // not yet known
 	} {
@@ -33,16 +34,22 @@ func TestWanted(t *testing.T) {
 // meanwhile is kept.
 func TestFitter(t *testing.T) {
 	f := fitter{percent: most}
+	if n := f.next(10*mib, 10*mib); n != most {
+		t.Fatalf("GOGC %d in a small heap, want %d", n, most)
+	}
+	if n := f.next(100*mib, 100*mib); n != mostBig {
+		t.Fatalf("GOGC %d in a big heap, want %d", n, mostBig)
+	}
 	for i := range calm - 1 {
-		if n := f.next(10*mib, 100*mib); n != most {
-			t.Fatalf("GOGC %d after %d periods, want %d", n, i+1, most)
+		if n := f.next(10*mib, 100*mib); n != mostBig {
+			t.Fatalf("GOGC %d after %d periods, want %d", n, i+1, mostBig)
 		}
 	}
 	if n := f.next(0, 100*mib); n != 35 {
 		t.Fatalf("GOGC %d when it is calm, want what the busiest of the periods needs, 35", n)
 	}
-	if n := f.next(50*mib, 100*mib); n != most {
-		t.Fatalf("GOGC %d under load, want %d", n, most)
+	if n := f.next(50*mib, 100*mib); n != mostBig {
+		t.Fatalf("GOGC %d under load, want %d", n, mostBig)
 	}
 	for range calm {
 		f.next(0, 100*mib)
