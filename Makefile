@@ -25,13 +25,14 @@ deps:
 # Packages under the race detector, one after the other: several work with time
 # limits and real servers. Then what the race detector would spoil: allocations,
 # and where the processor time goes. Then the program itself, end to end on real
-# peers, and foreign QUIC stacks (a module of its own).
+# peers, foreign QUIC stacks, and what measures them (modules of their own).
 UNIT = $$($(GO) list ./... | grep -v /cmd/)
 test: deps build lint cross
 	{ CGO_ENABLED=1 $(GO) test -race -p 1 -json $(TESTFLAGS) $(UNIT) || echo; \
 	  $(GO) test -json $(TESTFLAGS) -run '^(TestSteadyState|TestCopyGuard)$$' ./quic || echo; \
 	  $(GO) test -p 1 -json $(TESTFLAGS) ./cmd/... || echo; \
 	  $(GO) test -C interop -json $(TESTFLAGS) ./... || echo; \
+	  $(GO) test -C bench -json $(TESTFLAGS) ./... || echo; \
 	} | $(GO) run ./internal/testsummary
 
 demo: build
@@ -50,18 +51,18 @@ torture: deps
 
 # Every case with every stack, also those that take minutes; writes docs/interop.md.
 interop-stacks: deps
-	$(GO) vet -C interop ./...
 	mkdir -p bin && rm -f bin/interop.json
 	INTEROP_LONG=1 INTEROP_RESULTS=$(CURDIR)/bin/interop.json \
 	  $(GO) test -C interop -json $(TESTFLAGS) ./... | $(GO) run ./internal/testsummary
 
 # Against quic-go, x/net/quic, TLS over TCP and a floor program, which a module
-# of their own pins; writes docs/performance.md and docs/datapath.svg.
+# of their own pins; writes docs/performance.md, docs/datapath.svg
+# and the table in README.md.
 # The relay needs Samba. BENCH_QUICK=1 takes 4 minutes instead of 25;
 # bin/bench run -only relay,latency measures some sections and writes nothing.
 bench: deps build
 	cd bench && $(GO) build -trimpath -o ../bin/bench .
-	bin/bench run -fsgw bin/quic-fsgw -docs docs
+	bin/bench run -fsgw bin/quic-fsgw -docs docs -readme README.md
 
 SOAK_TIME ?= 1h
 soak: deps build
@@ -73,6 +74,8 @@ lint: vet fmt-check
 
 vet:
 	$(GO) vet $(PKGS)
+	$(GO) vet -C interop ./...
+	$(GO) vet -C bench ./...
 
 fmt:
 	gofmt -w .

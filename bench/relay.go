@@ -102,6 +102,9 @@ func relayTargets(rep *report, way string, all map[string][]relayed) {
 		rep.target("relay "+way+", "+end.name+" CPU", "<= 0.75 s/GiB", f3(cpu), cpu > 0 && cpu <= 0.75)
 		rep.target("relay "+way+", "+end.name+" CPU / quic-go's", "<= 0.33", f2(x), x > 0 && x <= 1.0/3)
 	}
+	rep.compare("smbclient "+way+" through both ends of a relay, MiB/s", f0(middle(our, relayed.speed)), f0(middle(their, relayed.speed)), "")
+	rep.compare("its CPU seconds a GiB, gateway / `connect`", f2(middle(our, relayed.gatewayCPU))+" / "+f2(middle(our, relayed.clientCPU)),
+		f2(middle(their, relayed.gatewayCPU))+" / "+f2(middle(their, relayed.clientCPU)), "")
 	x := ratio(middle(our, relayed.speed), middle(their, relayed.speed))
 	rep.target("relay "+way+", goodput / quic-go's", ">= 2", f2(x), x >= 2)
 }
@@ -167,6 +170,9 @@ func (r *runner) smallops(ctx context.Context, rep *report) error {
 			same := func(v float64) float64 { return v }
 			x := ratio(middle(all[ours], same), middle(all["quic-go"], same))
 			t.row(op.name, strconv.Itoa(conns), spread("%.0f", all[ours], same), spread("%.0f", all["quic-go"], same), spread("%.0f", all[direct], same), f2(x))
+			if conns == 1 {
+				rep.compare("SMB "+op.name+" through it, a second", f0(middle(all[ours], same)), f0(middle(all["quic-go"], same)), "")
+			}
 			rep.target(fmt.Sprintf("%s through the relay, %d connections, rate / quic-go's", op.name, conns), ">= 1.5", f2(x), x >= 1.5)
 		}
 	}

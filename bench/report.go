@@ -17,6 +17,7 @@ type report struct {
 	began   time.Time
 	body    strings.Builder
 	targets [][]string
+	short   [][]string // for README.md
 }
 
 func f0(v float64) string { return number("%.0f", v) }

@@ -289,6 +289,7 @@ func runAll(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("run", flag.ContinueOnError)
 	fsgw := fs.String("fsgw", "bin/quic-fsgw", "the program to measure")
 	docs := fs.String("docs", "", "`folder` for performance.md and datapath.svg; none are written without")
+	readme := fs.String("readme", "", "`file` whose table is written too; none is without")
 	only := fs.String("only", "", "`sections` to measure, with commas between: throughput, parallel, latency, handshakes, gateway, memory, relay, smallops, bridge, lossy, bytes, sizes, datapath")
 	profile := fs.String("profile", "", "`prefix` of CPU profiles of the relay's ends; none are written without")
 	if err := fs.Parse(args); err != nil {
@@ -313,6 +314,9 @@ func runAll(ctx context.Context, args []string) error {
 	fmt.Print(rep.document())
 	if r.docs != "" {
 		err = errors.Join(err, os.WriteFile(filepath.Join(r.docs, "performance.md"), []byte(rep.document()), 0o644))
+	}
+	if *readme != "" {
+		err = errors.Join(err, rep.writeSummary(*readme))
 	}
 	return err
 }

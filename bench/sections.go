@@ -51,6 +51,10 @@ func (r *runner) throughput(ctx context.Context, rep *report) error {
 		t.row(p, spread("%.2f", all[p], func(m measured) float64 { return m.server.Gbps }), spread("%.3f", all[p], measured.sender), spread("%.3f", all[p], measured.receiver),
 			f2(ratio(send(p), send("floor"))), f2(ratio(recv(p), recv("floor"))), lost, copies, allocs)
 	}
+	gbps := func(p string) string { return f1(median(all[p], func(m measured) float64 { return m.server.Gbps })) }
+	rep.compare("one stream, Gbit/s", gbps(ours), gbps("quic-go"), gbps("tls"))
+	rep.compare("sender, CPU seconds a GiB", f2(send(ours)), f2(send("quic-go")), f2(send("tls")))
+	rep.compare("receiver, CPU seconds a GiB", f2(recv(ours)), f2(recv("quic-go")), f2(recv("tls")))
 	if len(all[ours]) == 0 || len(floor) == 0 {
 		return nil
 	}
@@ -114,6 +118,13 @@ func (r *runner) latency(ctx context.Context, rep *report) error {
 		t.row(p, spread("%.1f", all[p], func(m measured) float64 { return m.client.P50us }), spread("%.1f", all[p], func(m measured) float64 { return m.client.P99us }),
 			spread("%.0f", all[p], func(m measured) float64 { return m.client.PerSec }))
 	}
+	us := func(p string) string {
+		if len(all[p]) == 0 {
+			return ""
+		}
+		return f0(p50(p)) + " / " + f0(p99(p))
+	}
+	rep.compare("512 bytes up, 4 KiB down: p50 / p99, us", us(ours), us("quic-go"), us("tls"))
 	a, b := ratio(p50(ours), p50("tls")), ratio(p99(ours), p99("tls"))
 	rep.target("p50 / TLS over TCP", "<= 1.1", f2(a), a > 0 && a <= 1.1)
 	rep.target("p99 / TLS over TCP", "<= 2", f2(b), b > 0 && b <= 2)
@@ -141,6 +152,7 @@ func (r *runner) handshakes(ctx context.Context, rep *report) error {
 	for _, p := range order {
 		t.row(p, f0(per(p, srv)), f0(per(p, cl)), f0(per(p, both)))
 	}
+	rep.compare("full handshakes a CPU second of both ends", f0(per(ours, both)), f0(per("quic-go", both)), f0(per("tls", both)))
 	x := ratio(per(ours, both), per("quic-go", both))
 	rep.target("handshakes a CPU second / quic-go", ">= 1", f2(x), x >= 1)
 	return nil

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"sync"
 
 	"github.com/quic-fsgw/quic-fsgw/gateway/reason"
 	"github.com/quic-fsgw/quic-fsgw/internal/backend"
@@ -91,42 +90,78 @@ func (s *session) firstStream(ctx context.Context) (*quic.Stream, error) {
 	return s.conn.AcceptStream(ctx)
 }
 
-// serveNFS relays every stream that the client opens.
-func (g *Gateway) serveNFS(ctx context.Context, s *session) {
+// serveNFS makes the relay of an NFS session and serves its streams.
+func (g *Gateway) serveNFS(s *session) {
 	relay := s.route.nfs.Relay(nfs.Client{Identity: s.identity, Backends: s.route.backendsOf(s.verdict.Load()), Advertise: advertised(s.conn), Key: s.client, Proxy: s.proxyInfo(), Meter: g.meters.of(s), Callbacks: s.callbacks})
 	relay.SetExports(s.route.exportsOf(s.verdict.Load()))
 	if s.relay.Store(relay); g.table.Load() != s.route.table {
 		g.judgeAgain(s) // a reload since the verdict has not seen the relay
 	}
-	var streams sync.WaitGroup
-	defer streams.Wait()
+	g.acceptStreams(s)
+}
+
+// acceptStreams relays every stream that the client has opened, and comes back
+// when there are more. Meanwhile the session is parked.
+func (g *Gateway) acceptStreams(s *session) {
 	for {
-		stream, err := s.conn.AcceptStream(ctx)
-		if err != nil {
-			why := reason.ClientClosed.Name
-			if errors.Is(context.Cause(ctx), errShutdown) {
-				why = reason.Shutdown.Name
-			}
-			s.finish(why, nil, nfs.CodeNoError)
-			s.outcome.places = relay.Mounted()
+		stream, err := s.conn.AcceptStream(noWait)
+		switch {
+		case err == nil:
+			g.startStream(s, stream)
+		case s.conn.Err() != nil:
+			g.endNFS(s, reason.ClientClosed)
+			return
+		case g.ctx.Err() != nil:
+			g.endNFS(s, reason.Shutdown)
+			return
+		default:
+			g.park(s)
 			return
 		}
-		if !g.meters.openStream(s.meter) {
-			stream.CancelRead(nfs.CodeServerBusy)
-			stream.CancelWrite(nfs.CodeServerBusy)
-			_ = stream.Close()
-			g.log.Info("stream refused", "conn", s.conn.ID(), "route", s.route.name, "reason", reason.RPCBusy.Name, "error", "limits.streams_per_client is reached")
-			continue
-		}
-		streams.Add(1)
-		s.streams.Add(1)
-		go func() {
-			defer streams.Done()
-			defer s.streams.Add(-1)
-			defer g.meters.closeStream(s.meter)
-			g.serveRPC(ctx, s, relay, stream)
-		}()
 	}
+}
+
+// park leaves a session alone until its client opens a stream or it is over. It
+// has no goroutine then, whose stack would be half of what an idle session costs.
+func (g *Gateway) park(s *session) {
+	s.parked.Store(true)
+	s.conn.NotifyStream(func() { g.unpark(s) })
+	if g.ctx.Err() != nil {
+		g.unpark(s) // Close has not seen it
+	}
+}
+
+func (g *Gateway) unpark(s *session) {
+	if s.parked.CompareAndSwap(true, false) {
+		g.acceptStreams(s)
+	}
+}
+
+// startStream relays a stream on a goroutine of its own.
+func (g *Gateway) startStream(s *session, stream *quic.Stream) {
+	if !g.meters.openStream(s.meter) {
+		stream.CancelRead(nfs.CodeServerBusy)
+		stream.CancelWrite(nfs.CodeServerBusy)
+		_ = stream.Close()
+		g.log.Info("stream refused", "conn", s.conn.ID(), "route", s.route.name, "reason", reason.RPCBusy.Name, "error", "limits.streams_per_client is reached")
+		return
+	}
+	s.serving.Add(1)
+	s.streams.Add(1)
+	go func() {
+		defer s.serving.Done()
+		defer s.streams.Add(-1)
+		defer g.meters.closeStream(s.meter)
+		g.serveRPC(g.ctx, s, s.relay.Load(), stream)
+	}()
+}
+
+// endNFS closes an NFS session and waits for its streams.
+func (g *Gateway) endNFS(s *session, why reason.Reason) {
+	s.finish(why.Name, nil, nfs.CodeNoError)
+	s.outcome.places = s.relay.Load().Mounted()
+	s.serving.Wait()
+	g.over(s)
 }
 
 func (g *Gateway) serveRPC(ctx context.Context, s *session, relay *nfs.Relay, stream net.Conn) {

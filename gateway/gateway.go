@@ -183,6 +183,9 @@ func (g *Gateway) Close(ctx context.Context) error {
 	g.mu.Lock()
 	g.stop(errShutdown)
 	g.mu.Unlock()
+	for _, s := range g.live() {
+		go g.unpark(s)
+	}
 	defer g.memory.busy() // no timer is left behind
 	done := make(chan struct{})
 	go func() {

@@ -116,7 +116,7 @@ func (g *Gateway) compileRoute(t *table, rc *config.Route) (*route, error) {
 		r.quic.StreamWindow, r.quic.ConnWindow = smbWindow, smbWindow
 	}
 	policy := &upcall.Policy{Route: rc.Name, Mode: r.rule.Mode, Rules: rulesHash(t.cfg, rc)}
-	if len(ar.ClientCA) > 0 {
+	if ar.OwnTrust() {
 		policy.CASet = rc.Access
 	}
 	r.quic.HandshakeOptions = policy
@@ -225,7 +225,7 @@ var quicVersions = map[string]quic.Version{"v1": quic.Version1, "v2": quic.Versi
 // transportConfig is the part of a quic.Config that the file sets.
 func transportConfig(q *config.QUIC) *quic.Config {
 	c := &quic.Config{
-		MaxIdleTimeout: time.Duration(q.IdleTimeout), KeepAlive: time.Duration(q.Keepalive), MaxUDPPayload: int(q.MaxUDPPayload),
+		HandshakeTimeout: time.Duration(q.Handshake), MaxIdleTimeout: time.Duration(q.IdleTimeout), KeepAlive: time.Duration(q.Keepalive), MaxUDPPayload: int(q.MaxUDPPayload),
 	}
 	c.Congestion, _ = quic.ParseCongestion(q.Congestion) // the schema allows no other names
 	for _, v := range q.Versions {

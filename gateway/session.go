@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -34,10 +35,13 @@ type session struct {
 	chain   atomic.Pointer[[][]byte] // as it was verified last
 	trusted atomic.Uint64            // the trust's epoch then
 	caSet   atomic.Pointer[string]   // and the set of CAs
+	ends    *time.Timer              // of its certificates; nil: there are none
 
 	identity *nfs.Identity             // NFS: who the client is to the server; nil: nobody
 	relay    atomic.Pointer[nfs.Relay] // NFS: what serves its streams
 	streams  atomic.Int64              // NFS: streams being served
+	serving  sync.WaitGroup            // the same
+	parked   atomic.Bool               // NFS: nobody waits for streams, see park
 	cutBy    atomic.Pointer[string]    // why this side has ended it
 }
 
@@ -70,25 +74,28 @@ func (g *Gateway) serve(e *endpoint, c *quic.Conn) {
 	if err != nil {
 		return
 	}
+	g.work.Add(1)
 	// Judging has made this goroutine's stack four times as large as waiting for
 	// the client needs, which may take days.
-	g.work.Add(1)
-	go func() {
-		defer g.work.Done()
-		g.relay(s)
-	}()
+	go g.relay(s)
 }
 
-// relay serves an admitted connection until it ends.
+// relay serves an admitted connection, or begins to: see park.
 func (g *Gateway) relay(s *session) {
-	defer g.end(s)
 	// The end of the connection ends its streams, and so the bridge, which then
 	// knows better how: the context is for the end of the gateway.
-	if s.route.smb != nil {
-		g.serveSMB(g.ctx, s)
-	} else {
-		g.serveNFS(g.ctx, s)
+	if s.route.smb == nil {
+		g.serveNFS(s)
+		return
 	}
+	g.serveSMB(g.ctx, s)
+	g.over(s)
+}
+
+// over ends a session that relay has begun.
+func (g *Gateway) over(s *session) {
+	defer g.work.Done()
+	g.end(s)
 }
 
 // admit judges a connection whose TLS is complete.
@@ -142,6 +149,7 @@ func (g *Gateway) admit(e *endpoint, c *quic.Conn) (*session, error) {
 		return nil, err
 	}
 	g.metrics.connections.With(s.route.name, "admitted").Inc()
+	g.watchEnd(s, &v)
 	c.Admit()
 	return s, nil
 }
@@ -228,7 +236,7 @@ func (s *session) attrs() []slog.Attr {
 		slog.String("server_name", fmt.Sprintf("%q", s.tls.ServerName)),
 	}
 	if v := s.verdict.Load(); v != nil && v.Chain != nil {
-		a = append(a, slog.String("client", fmt.Sprintf("%q", v.Chain.Subject)), slog.String("client_sha256", v.Chain.SHA256))
+		a = append(a, slog.String("client", fmt.Sprintf("%q", v.Chain.Subject)), slog.String("client_sha256", v.Chain.SHA256), slog.String("client_sha1", v.Chain.SHA1))
 	}
 	return a
 }
@@ -244,6 +252,9 @@ func (g *Gateway) end(s *session) {
 		}
 	}
 	g.mu.Unlock()
+	if s.ends != nil {
+		s.ends.Stop()
+	}
 	g.limits.leave(s.client)
 	g.meters.leave(s.client)
 	st := s.conn.Stats()
@@ -290,6 +301,14 @@ func (g *Gateway) onHandshakeFailure(f quic.HandshakeFailure) {
 	g.metrics.connections.With(name, why).Inc()
 	attrs := []slog.Attr{slog.String("conn", f.ID), slog.String("route", name), slog.String("remote", f.Remote.String()),
 		slog.String("reason", why), slog.String("error", f.Err.Error())}
+	if r, ok := f.Tag.(*route); ok && r.rule != nil {
+		attrs = append(attrs, slog.String("rule", r.rule.Name))
+	}
+	var bad *tlshd.Error
+	if errors.As(f.Err, &bad) && bad.Peer != "" {
+		attrs = append(attrs, slog.String("client", fmt.Sprintf("%q", bad.PeerSubject)), slog.String("client_sha256", bad.Peer),
+			slog.String("issuer", fmt.Sprintf("%q", bad.PeerIssuer)), slog.String("serial", bad.PeerSerial))
+	}
 	if f.Hello != nil {
 		attrs = append(attrs, slog.String("server_name", fmt.Sprintf("%q", f.Hello.ServerName)), slog.String("alpn", fmt.Sprintf("%q", f.Hello.ALPN)))
 	}

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/quic-fsgw/quic-fsgw/gateway/access"
 	"github.com/quic-fsgw/quic-fsgw/gateway/reason"
 	"github.com/quic-fsgw/quic-fsgw/gateway/upcall"
 )
@@ -117,6 +118,58 @@ func (g *Gateway) distrust(s *session, alert uint8, err error) {
 		g.opts.Audit.LogAttrs(g.ctx, slog.LevelInfo, "access", attrs...)
 	}
 	s.cut(r)
+}
+
+// Waits of sessions whose chain will end.
+const (
+	// endAgain is how long one that can't be judged stays, and one that passes
+	// although a certificate of its chain has ended.
+	endAgain = time.Minute
+	// endLook is the longest wait: clocks are set, and machines sleep.
+	endLook = time.Hour
+)
+
+// watchEnd has a session judged again when the first certificate of its chain
+// ends: a connection may live for weeks, and is not to outlive what it was let in
+// by.
+func (g *Gateway) watchEnd(s *session, v *access.Verdict) {
+	if v.Chain == nil {
+		return
+	}
+	ready := make(chan struct{})
+	s.ends = time.AfterFunc(min(s.chainLeft(), endLook), func() {
+		<-ready
+		if again := g.chainEnded(s); s.conn.Err() == nil {
+			s.ends.Reset(min(again, endLook))
+		}
+	})
+	close(ready)
+}
+
+// chainEnded judges a session whose chain has ended, and returns when to look at it
+// again, if it stays.
+func (g *Gateway) chainEnded(s *session) time.Duration {
+	if left := s.chainLeft(); left > 0 { // judged meanwhile, and the way up is another
+		return left
+	}
+	if s.conn.Err() != nil || g.opts.Trust == nil {
+		return endAgain
+	}
+	caSet := *s.caSet.Load()
+	ctx, cancel := context.WithTimeout(g.ctx, recheckTimeout)
+	defer cancel()
+	if _, err := g.recheckGroup(ctx, trustOf{alpn: s.tls.ALPN, caSet: caSet}, []*session{s}); err != nil {
+		g.log.Warn("the certificate of a live connection has ended, and can not be judged", "conn", s.conn.ID(), "error", err)
+	}
+	return max(s.chainLeft(), endAgain)
+}
+
+func (s *session) chainLeft() time.Duration {
+	v := s.verdict.Load()
+	if v == nil || v.Chain == nil {
+		return endAgain
+	}
+	return min(time.Until(v.Chain.Ends), 2*endLook) + time.Second // it is good to the end of that second
 }
 
 // trustEntering judges a session once more that was verified before the trust

@@ -36,6 +36,17 @@ var gaps = map[[3]string]string{
 	{"connectionmigration", "aioquic", ""}: "neither offers nor follows a preferred address",
 }
 
+// eased are cases that a peer bears only in a milder form, by case and peer.
+var eased = map[[2]string]string{
+	{"handshakeloss", "x-net"}:       backoffKept,
+	{"handshakecorruption", "x-net"}: backoffKept,
+}
+
+// RFC 9002, Section 6.2.2: "When Initial or Handshake keys are discarded, the PTO and
+// loss detection timers MUST be reset".
+const backoffKept = "10 % instead of 30: it keeps doubling its probe timeout from one key to the next, " +
+	"which takes some of 50 connections minutes (RFC 9002, Section 6.2.2)"
+
 func gap(c, peer, role string) (reason string, ok bool) {
 	if reason, ok = gaps[[3]string{c, peer, role}]; !ok {
 		reason, ok = gaps[[3]string{c, peer, ""}]
@@ -107,7 +118,7 @@ func runCell(t *testing.T, c testCase, p peer, role string) {
 	}
 	t.Run(p.name+"_as_"+role, func(t *testing.T) {
 		t.Parallel()
-		m := &matchup{T: t, peer: p, role: role, client: p, server: ourPeer}
+		m := &matchup{T: t, name: c.name, peer: p, role: role, client: p, server: ourPeer}
 		if role == "server" {
 			m.client, m.server = ourPeer, p
 		}
@@ -223,7 +234,7 @@ interop/peers; they are built and run in the Debian tree of testenv/setup-chroot
 
 A column is a peer and its role: in "ngtcp2 client" the server is ours. *pass*: all of
 the case's assertions held. *gap*: the peer lacks what the case needs. *fail*: a defect of ours.
-*none*: not run yet.
+*none*: not run yet. A number stands for a reason below the table.
 `
 
 // table is docs/interop.md.
@@ -247,20 +258,24 @@ func table(cells []cell) string {
 		for _, p := range allPeers {
 			for _, r := range roles {
 				got := found[[3]string{c.name, p.name, r}]
-				if got.Result != "gap" {
+				why := eased[[2]string{c.name, p.name}]
+				if got.Result == "gap" {
+					why = got.Note
+				}
+				if why == "" {
 					fmt.Fprintf(&b, " %s |", got.Result)
 					continue
 				}
-				reason := p.name + ": " + got.Note
+				reason := p.name + ": " + why
 				if reasons[reason] == 0 {
 					reasons[reason] = len(reasons) + 1
 				}
-				fmt.Fprintf(&b, " gap %d |", reasons[reason])
+				fmt.Fprintf(&b, " %s %d |", got.Result, reasons[reason])
 			}
 		}
 		fmt.Fprintf(&b, " %s |\n", c.what)
 	}
-	b.WriteString("\nGaps:\n\n")
+	b.WriteString("\nGaps, and cases in a milder form:\n\n")
 	for _, reason := range slices.SortedFunc(maps.Keys(reasons), func(a, b string) int { return reasons[a] - reasons[b] }) {
 		fmt.Fprintf(&b, "%d. %s\n", reasons[reason], reason)
 	}

@@ -12,32 +12,22 @@ import (
 	"testing"
 	"time"
 
+	"github.com/quic-fsgw/quic-fsgw/internal/inchild"
 	"github.com/quic-fsgw/quic-fsgw/nfs/ganeshatest"
 )
-
-const inNamespace = "QUICFSGW_TEST_NETNS"
 
 // inNetworkNamespace runs the calling test again in a process with network and mount namespaces of its own,
 // and reports whether this is that process.
 func inNetworkNamespace(t *testing.T) bool {
 	t.Helper()
-	if os.Getenv(inNamespace) == t.Name() {
-		setUpNamespace(t)
-		return true
-	}
 	if os.Geteuid() != 0 {
 		t.Fatal("network namespaces need root (hint: run `make test` as root or with sudo)")
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
-	cmd.Env = append(os.Environ(), inNamespace+"="+t.Name())
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS}
-	out, err := cmd.CombinedOutput()
-	if err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()) {
-		t.Errorf("in the namespace: %v\n%s", err, out)
+	if !inchild.Run(t, &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS}) {
+		return false
 	}
-	return false
+	setUpNamespace(t)
+	return true
 }
 
 func setUpNamespace(t *testing.T) {

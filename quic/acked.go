@@ -4,9 +4,29 @@ import (
 	"time"
 
 	"github.com/quic-fsgw/quic-fsgw/quic/recovery"
+	"github.com/quic-fsgw/quic-fsgw/quic/wire"
 )
 
 // What becomes of the contents of packets that were acknowledged or lost.
+
+// ackWork is memory for the work on ACK frames.
+type ackWork struct {
+	ack         wire.Ack            // reused by frame parsing
+	ackRanges   []recovery.AckRange // the same in recovery's type
+	wireRanges  []wire.AckRange     // reused by frame building
+	eventSpace  recovery.Space      // of the packets given to the next three
+	acked       ackedRun            // the same
+	ackedFunc   func(*recovery.SentPacket)
+	lostFunc    func(*recovery.SentPacket)
+	requeueFunc func(*recovery.SentPacket)
+}
+
+// needAckWork makes what rest has let go of.
+func (c *Conn) needAckWork() {
+	if c.ackWork == nil {
+		c.ackWork = &ackWork{ackedFunc: c.onAcked, lostFunc: c.onLost, requeueFunc: c.requeue}
+	}
+}
 
 // ackSpace applies the ACK frame in c.ack to a packet number space.
 func (c *Conn) ackSpace(space recovery.Space, delay time.Duration) (recovery.AckResult, error) {
@@ -98,9 +118,9 @@ func (c *Conn) ackRecord(r recovery.Record) {
 	case recAck:
 		// RFC 9000, Section 13.2.4: a receiver of an ACK of our ACK needs to hear no
 		// more of what that one reported.
-		c.recv[c.eventSpace].DropBelow(r.Off)
+		c.recvOf(c.eventSpace).DropBelow(r.Off)
 	case recCrypto:
-		c.crypto[r.ID].ack(r.Off, r.Off+uint64(r.Len))
+		c.cryptoOf(recovery.Space(r.ID)).ack(r.Off, r.Off+uint64(r.Len))
 	case recStream:
 		s := c.streams.all[r.ID]
 		if s == nil || s.snd.reset {
@@ -138,11 +158,14 @@ func (c *Conn) onLost(p *recovery.SentPacket) {
 // loseRecord makes what was lost due again, in its present form.
 // RFC 9000, Section 13.3 says for each frame what that is.
 func (c *Conn) loseRecord(r recovery.Record) {
+	if r.Kind != recAck {
+		c.stats.FramesRetransmitted++
+	}
 	switch r.Kind {
 	case recCrypto:
 		// RFC 9001, Section 4: "If QUIC needs to retransmit that data, it MUST
 		// use the same keys even if TLS has already updated to newer keys."
-		c.crypto[r.ID].markLost(r.Off, r.Off+uint64(r.Len))
+		c.cryptoOf(recovery.Space(r.ID)).markLost(r.Off, r.Off+uint64(r.Len))
 	case recMaxData:
 		c.flow.needMax = c.flow.needMax || r.Off == c.flow.max
 	case recDataBlocked:

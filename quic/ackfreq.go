@@ -3,7 +3,6 @@ package quic
 import (
 	"time"
 
-	"github.com/quic-fsgw/quic-fsgw/quic/recovery"
 	"github.com/quic-fsgw/quic-fsgw/quic/wire"
 )
 
@@ -36,7 +35,7 @@ type ackFrequency struct {
 
 // processAckFrequency acts on ACK_FREQUENCY and IMMEDIATE_ACK.
 func (c *Conn) processAckFrequency(typ uint64, b []byte) (n int, err error) {
-	r := &c.recv[recovery.AppData]
+	r := &c.recv
 	if typ == wire.FrameImmediateAck {
 		r.AckNow(c.now())
 		return wire.ConsumeImmediateAck(b), nil
@@ -79,7 +78,7 @@ func (c *Conn) askFrequency() {
 // appendAckFrequency appends the frame that is due.
 func (c *Conn) appendAckFrequency(b []byte) []byte {
 	q := &c.freq
-	p := &c.peerParams
+	p := c.peerParams
 	// A sixteenth of a round trip, and not more than the peer takes anyway: probe
 	// timeouts reckon with that.
 	delay := min(max(c.path.rtt.Smoothed()/16, p.MinAckDelay), p.MaxAckDelay)

@@ -45,7 +45,12 @@ func (c *Conn) CloseTransport(code TransportErrorCode, reason string) {
 }
 
 // closeErr returns the reason of a connection that is closed, or nil.
-func (c *Conn) closeErr() error { return c.closing.err }
+func (c *Conn) closeErr() error {
+	if c.closing == nil {
+		return nil
+	}
+	return c.closing.err
+}
 
 // fail closes the connection because of what the peer sent. It returns the error.
 //
@@ -78,9 +83,11 @@ func (c *Conn) shutdown(err error) {
 
 // closeWith sends CONNECTION_CLOSE for one error and ends the connection with another.
 func (c *Conn) closeWith(sent, err error) {
-	c.closing.packet = c.buildClose(sent)
+	c.closing = &closeState{packet: c.buildClose(sent), answerAt: 1}
+	if len(c.closing.packet) > 0 {
+		c.ep.stats.ClosesSent.Add(1)
+	}
 	c.finish(stateClosing, err)
-	c.closing.answerAt = 1
 	// Nothing else tells a peer that has nothing to send: once more, in case the
 	// first is lost, costs less than its idle timeout.
 	c.closing.repeatAt = c.now().Add(c.pto())
@@ -118,6 +125,9 @@ func (c *Conn) onPeerClose(err error) {
 // finish records why the connection ended and wakes everybody.
 func (c *Conn) finish(s connState, err error) {
 	c.state = s
+	if c.closing == nil {
+		c.closing = new(closeState)
+	}
 	c.closing.err = err
 	c.closing.until = c.now().Add(3 * c.pto())
 	c.cancel(err)

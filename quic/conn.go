@@ -80,10 +80,10 @@ type connGuarded struct {
 	firstDst      wire.ConnID // server: what the Initials of this connection are sent to
 	retrySrc      wire.ConnID
 	retried       bool
-	dialAddr      netip.AddrPort // client: the address that Dial was given
-	token         []byte         // client: of Retry or of an earlier connection, for Initials
-	tokenDue      bool           // server: NEW_TOKEN is due
-	peerParams    wire.TransportParams
+	dialAddr      netip.AddrPort        // client: the address that Dial was given
+	token         []byte                // client: of Retry or of an earlier connection, for Initials
+	tokenDue      bool                  // server: NEW_TOKEN is due
+	peerParams    *wire.TransportParams // never changed, only replaced
 	haveParams    bool
 	helloParams   []byte // server: as routing read them, until TLS has said the same
 	peerVerified  bool   // client: the server has validated our address: it acknowledged a Handshake packet
@@ -92,26 +92,20 @@ type connGuarded struct {
 	keys   [2]spaceKeys // Initial, Handshake
 	app    appKeys
 	early  earlyState
-	ahead  []earlyPacket // packets before their keys
-	crypto [3]cryptoStream
-	recv   [recovery.NumSpaces]recovery.Received
+	ahead  []earlyPacket    // packets before their keys
+	hsp    *handshakeSpaces // nil: forgotten
+	crypto cryptoStream     // AppData
+	recv   recovery.Received
 	loss   recovery.Loss
 	probes [recovery.NumSpaces]int
 	freq   ackFrequency
 
-	ack         wire.Ack            // reused by frame parsing
-	ackRanges   []recovery.AckRange // the same in recovery's type
-	wireRanges  []wire.AckRange     // reused by frame building
-	eventSpace  recovery.Space      // of the packets given to the next three
-	acked       ackedRun            // the same
-	ackedFunc   func(*recovery.SentPacket)
-	lostFunc    func(*recovery.SentPacket)
-	requeueFunc func(*recovery.SentPacket)
-	acct        accounts
-	flow        connFlow
-	streams     streamTable
-	dg          *datagrams // nil: none were sent or received
-	toWake      wakeList
+	*ackWork // nil while the connection rests: call needAckWork before use
+	acct     accounts
+	flow     connFlow
+	streams  streamTable
+	dg       *datagrams // nil: none were sent or received
+	toWake   wakeList
 
 	largestPN       int64 // largest 1-RTT packet number received
 	lastHeard       time.Time
@@ -126,7 +120,7 @@ type connGuarded struct {
 	line            []*outBatch // WithSealers: built, and sent after blocked, see sendLine
 	sealedInLine    int
 	pacedUntil      time.Time
-	closing         closeState
+	closing         *closeState // nil: it is open
 	timer           *time.Timer
 	timerAt         time.Time
 	stats           ConnStats
@@ -156,17 +150,14 @@ func newConn(ep *Endpoint, sh *shard, cfg *Config, server bool, v wire.Version) 
 	c.largestPN = -1
 	c.idle = cfg.handshakeTimeout()
 	c.level = LevelInitial
+	c.peerParams = &noParams
 	c.loss.Init(0)
 	c.loss.UseECN(&c.path.ecn)
-	for i := range c.recv {
-		c.recv[i].Init(recovery.Space(i), localMaxAckDelay)
-	}
-	c.crypto[recovery.Initial].limit = maxCryptoBuffer / 4
-	c.crypto[recovery.Handshake].limit = maxCryptoBuffer
-	c.crypto[recovery.AppData].limit = maxCryptoPost
+	c.recv.Init(recovery.AppData, localMaxAckDelay)
+	c.cryptoOf(recovery.Initial).limit = maxCryptoBuffer / 4
+	c.cryptoOf(recovery.Handshake).limit = maxCryptoBuffer
+	c.crypto.limit = maxCryptoPost
 	c.acct.lateMax = cfg.outOfOrder(false)
-	c.streams.init(server)
-	c.ackedFunc, c.lostFunc, c.requeueFunc = c.onAcked, c.onLost, c.requeue
 	return c
 }
 
@@ -302,10 +293,11 @@ func (c *Conn) receive(r *rxBatch) (late bool) {
 func (c *Conn) leave(r *rxBatch) (locked bool) {
 	for {
 		if c.inbox.pushBatch(*r) {
+			c.ep.stats.ReceivedLater.Add(r.datagrams())
 			return false
 		}
 		if !c.ep.alone() || !c.inbox.mayWait() {
-			c.ep.stats.DropBusy.Add(1)
+			c.ep.stats.DropBusy.Add(r.datagrams())
 			return false
 		}
 		time.Sleep(busyWait)
@@ -475,7 +467,7 @@ func (c *Conn) free() {
 	c.ahead = nil
 	c.early.dropKeys()
 	c.early.held = nil
-	c.crypto = [3]cryptoStream{}
+	c.dropCrypto()
 	if c.blocked != nil {
 		c.blocked.release()
 		c.blocked = nil

@@ -1,5 +1,7 @@
 package quic
 
+import "github.com/quic-fsgw/quic-fsgw/quic/recovery"
+
 // A cryptoStream carries TLS messages of one encryption level in CRYPTO
 // frames, both ways (RFC 9000, Section 7.5).
 type cryptoStream struct {
@@ -15,6 +17,54 @@ type cryptoStream struct {
 	next  uint64
 	acked rangeset
 	lost  rangeset
+}
+
+// handshakeSpaces are the parts of the Initial and the Handshake space that an open
+// connection does not need: most of what it has been through is forgotten when it
+// rests.
+type handshakeSpaces struct {
+	crypto [recovery.AppData]cryptoStream
+	recv   [recovery.AppData]recovery.Received
+}
+
+func (c *Conn) spaces() *handshakeSpaces {
+	if c.hsp == nil {
+		c.hsp = new(handshakeSpaces)
+		for i := range c.hsp.recv {
+			c.hsp.recv[i].Init(recovery.Space(i), localMaxAckDelay)
+		}
+	}
+	return c.hsp
+}
+
+// cryptoOf is a space's stream of TLS messages. One that was forgotten takes and
+// has none.
+func (c *Conn) cryptoOf(space recovery.Space) *cryptoStream {
+	if space == recovery.AppData {
+		return &c.crypto
+	}
+	return &c.spaces().crypto[space]
+}
+
+// recvOf is what was received in a space.
+func (c *Conn) recvOf(space recovery.Space) *recovery.Received {
+	if space == recovery.AppData {
+		return &c.recv
+	}
+	return &c.spaces().recv[space]
+}
+
+// handshakeWants tells whether there are TLS messages of the handshake to send.
+func (c *Conn) handshakeWants() bool {
+	return c.hsp != nil && (c.hsp.crypto[recovery.Initial].wants() || c.hsp.crypto[recovery.Handshake].wants())
+}
+
+// dropCrypto forgets all TLS messages.
+func (c *Conn) dropCrypto() {
+	c.crypto = cryptoStream{}
+	if c.hsp != nil {
+		c.hsp.crypto = [recovery.AppData]cryptoStream{}
+	}
 }
 
 // receive takes a CRYPTO frame's bytes. It reports false when they lie

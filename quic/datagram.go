@@ -48,7 +48,7 @@ func (e *DatagramSizeError) Error() string {
 
 func (c *Conn) dgrams() *datagrams {
 	if c.dg == nil {
-		c.dg = &datagrams{arrived: newGate()}
+		c.dg = new(datagrams)
 	}
 	return c.dg
 }
@@ -128,7 +128,7 @@ func (c *Conn) ReceiveDatagram(ctx context.Context) ([]byte, error) {
 			return b, err
 		}
 		select {
-		case <-d.arrived.ch:
+		case <-d.arrived.wait():
 		case <-c.Done():
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)

@@ -1,10 +1,12 @@
 package quic
 
 import (
+	"io"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/quic-fsgw/quic-fsgw/quic/recovery"
 	"github.com/quic-fsgw/quic-fsgw/quic/wire"
 )
 
@@ -38,6 +40,28 @@ func TestDoneConnectionHasNoTimer(t *testing.T) {
 		time.Sleep(time.Minute)
 		if n := len(tc.ep.Conns()); n != 0 {
 			t.Errorf("%d connections", n)
+		}
+	})
+}
+
+// TestDataBehindFinished: 1-RTT packets that come right behind the client's Finished
+// wait for TLS, and none is lost when the handshake is complete.
+func TestDataBehindFinished(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		tc := newTestServer(t, nil)
+		tc.startTLS()
+		tc.flushCrypto()
+		tc.feedTLS()
+		id := tc.peerStream(0, false)
+		b := tc.build(wire.PacketHandshake, tc.ackFrame(recovery.Handshake), tc.takeCrypto(recovery.Handshake, 1000))
+		b = append(b, tc.build(wire.Packet1RTT, streamFrame(id, 0, []byte("with it"), false))...)
+		more := tc.build(wire.Packet1RTT, streamFrame(id, 7, []byte(", and behind"), true))
+		tc.wire.in <- datagram{data: more, remote: tc.remote} // overtakes
+		tc.sendRaw(b)
+		s := tc.acceptStream()
+		_ = s.SetReadDeadline(time.Now().Add(time.Second))
+		if got, err := io.ReadAll(s); err != nil || string(got) != "with it, and behind" {
+			t.Errorf("%q, %v", got, err)
 		}
 	})
 }

@@ -28,15 +28,15 @@ import (
 
 // earlyState is what a connection knows of 0-RTT.
 type earlyState struct {
-	wanted   bool                 // client: DialEarly
-	offered  bool                 // client: 0-RTT packets may have gone out
-	rejected bool                 // client: and no longer may
-	rewound  bool                 // client: streams have begun again, perhaps more than are allowed now
-	params   wire.TransportParams // client: remembered
-	tx       *protect.Key         // client: seals
-	sealed   uint64               // by tx
-	end      uint64               // client: packet numbers below were 0-RTT and rejected
-	held     []*Stream            // client: have to wait for MAX_STREAMS
+	wanted   bool                  // client: DialEarly
+	offered  bool                  // client: 0-RTT packets may have gone out
+	rejected bool                  // client: and no longer may
+	rewound  bool                  // client: streams have begun again, perhaps more than are allowed now
+	params   *wire.TransportParams // client: remembered
+	tx       *protect.Key          // client: seals
+	sealed   uint64                // by tx
+	end      uint64                // client: packet numbers below were 0-RTT and rejected
+	held     []*Stream             // client: have to wait for MAX_STREAMS
 
 	rx      *protect.Key  // server: opens
 	until   time.Time     // server: rx is forgotten then
@@ -68,6 +68,9 @@ func (s *earlyState) dropKeys() {
 // that was written is sent again behind the handshake.
 //
 // cfg needs to have exactly one protocol in NextProtos, or it is Dial.
+//
+// RFC 9001, Section 5.6: "A client therefore MUST NOT use 0-RTT for application data
+// unless specifically requested by the application that is in use."
 func (e *Endpoint) DialEarly(ctx context.Context, remote netip.AddrPort, cfg *Config) (*Conn, error) {
 	c, err := e.dial(remote, cfg, len(cfg.NextProtos) == 1)
 	if err != nil {
@@ -107,8 +110,8 @@ func (c *Conn) onEarlyParams(b []byte) {
 	if c.server || err != nil || c.haveParams || !c.early.wanted {
 		return // then the key is of no use either
 	}
-	c.early.params, c.early.offered = p, true
-	c.peerParams = p
+	c.early.params, c.early.offered = &p, true
+	c.peerParams = &p
 	c.flow.sendMax = p.InitialMaxData
 	c.streams.max = [2]uint64{p.InitialMaxStreamsBidi, p.InitialMaxStreamsUni}
 }
@@ -136,6 +139,9 @@ func (c *Conn) mayOpen() bool { return c.haveParams || c.early.tx != nil }
 // client MUST only use remembered transport parameters; importantly, it MUST NOT
 // use updated values that it learns from the server's updated transport parameters
 // or from frames received in 1-RTT packets." So none goes out once there are some.
+//
+// RFC 9000, Section 17.2.3: "A client MUST NOT send 0-RTT packets once it starts
+// processing 1-RTT packets from the server."
 func (c *Conn) maySendEarly() bool {
 	return c.early.tx != nil && !c.haveParams && c.state == stateHandshake && c.blocked == nil
 }
@@ -239,7 +245,7 @@ func (c *Conn) beginAgain() {
 	c.flow.sent, c.flow.blocked, c.flow.blockedAt = 0, false, 0
 	c.streams.waiting, c.streams.blocked = nil, [2]bool{}
 	if !c.haveParams {
-		c.peerParams = wire.TransportParams{}
+		c.peerParams = &noParams
 		c.flow.sendMax, c.streams.max = 0, [2]uint64{}
 	}
 	for _, s := range c.streams.all {
@@ -279,7 +285,7 @@ func (c *Conn) resendAll() {
 
 // initialMax is how much may be sent on a stream before MAX_STREAM_DATA.
 func (c *Conn) initialMax(s *Stream) uint64 {
-	p := &c.peerParams
+	p := c.peerParams
 	switch {
 	case !s.bidi():
 		return p.InitialMaxStreamDataUni
@@ -317,18 +323,21 @@ func (c *Conn) releaseHeld() {
 }
 
 // errEarlyLimits says that the server took 0-RTT and its promise back.
-var errEarlyLimits = errors.New("limits are lower than those that 0-RTT was accepted with")
+var errEarlyLimits = errors.New("0-RTT was accepted, under lower limits than were promised for it")
 
 // checkEarly ends a client's 0-RTT: the handshake is complete.
 //
-// RFC 9000, Section 7.4.1: "If 0-RTT data is accepted by the server, the server
-// MUST NOT reduce any limits or alter any values that might be violated by the
-// client with its 0-RTT data."
+// RFC 9221, Section 3: "If a client stores the value of the max_datagram_frame_size
+// transport parameter with their 0-RTT state, they MUST validate that the new value
+// of the max_datagram_frame_size transport parameter sent by the server in the
+// handshake is greater than or equal to the stored value; if not, the client MUST
+// terminate the connection with error PROTOCOL_VIOLATION." The other limits are
+// dealt with in the same way.
 func (c *Conn) checkEarly() error {
 	if !c.early.offered || c.early.rejected {
 		return nil
 	}
-	now, was := earlyLimits(&c.peerParams), earlyLimits(&c.early.params)
+	now, was := earlyLimits(c.peerParams), earlyLimits(c.early.params)
 	for i := range now {
 		if now[i] < was[i] {
 			return errEarlyLimits
@@ -338,7 +347,19 @@ func (c *Conn) checkEarly() error {
 }
 
 // earlyLimits are the parameters of a server that must not become smaller while it
-// accepts 0-RTT: those of RFC 9000, Section 7.4.1, and RFC 9221, Section 3.
+// accepts 0-RTT. They go into each ticket, and 0-RTT with a ticket that has a larger
+// one than there is now is rejected (spentTickets.judge, and the helper).
+//
+// RFC 9000, Section 7.4.1: "If 0-RTT data is accepted by the server, the server
+// MUST NOT reduce any limits or alter any values that might be violated by the
+// client with its 0-RTT data. In particular, a server that accepts 0-RTT data MUST
+// NOT set values for the following parameters (Section 18.2) that are smaller than
+// the remembered values of the parameters."
+//
+// RFC 9221, Section 3: "When servers decide to accept 0-RTT data, they MUST send a
+// max_datagram_frame_size transport parameter greater than or equal to the value
+// they sent to the client in the connection where they sent them the
+// NewSessionTicket message."
 func earlyLimits(p *wire.TransportParams) []uint64 {
 	return []uint64{
 		max(p.ActiveConnIDLimit, 2), p.InitialMaxData,
@@ -352,5 +373,5 @@ func (c *Conn) remembered() []byte {
 	if c.server {
 		return nil
 	}
-	return rememberedParams(&c.peerParams)
+	return rememberedParams(c.peerParams)
 }

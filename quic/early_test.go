@@ -240,11 +240,13 @@ func TestEarlyRejected(t *testing.T) {
 		{"smaller connection window", func(c *Config) { c.ConnWindow = 20_000 }},
 		{"smaller stream window", func(c *Config) { c.StreamWindow = 3_000 }},
 		{"fewer streams", func(c *Config) { c.MaxStreamsBidi = 2 }},
+		{"fewer unidirectional streams", func(c *Config) { c.MaxStreamsUni = 1 }},
+		{"smaller datagrams", func(c *Config) { c.MaxDatagramFrame = 1000 }},
 		{"other handshaker", func(c *Config) { c.Handshaker = serverConfig().Handshaker }},
 	} {
 		t.Run(change.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				ep := newEarlyPair(t, 3, simnet.Params{Delay: earlyDelay})
+				ep := newEarlyPair(t, 3, simnet.Params{Delay: earlyDelay}, func(s, _ *Config) { s.MaxDatagramFrame = 1200 })
 				scfg := *ep.scfg
 				change.f(&scfg)
 				ep.server.SetConfig(&scfg)

@@ -58,11 +58,12 @@ func (c *Conn) process0RTT(b []byte, h *wire.LongHeader, src *packetSource) bool
 		c.onDecryptFailure(e.rx.IntegrityLimit())
 		return false
 	}
-	if c.recv[recovery.AppData].Duplicate(pn) {
+	if c.recv.Duplicate(pn) {
 		c.ep.stats.DropDuplicate.Add(1)
 		return true
 	}
 	if wire.ReservedBits(b[0]) {
+		c.ep.stats.DropHeader.Add(1)
 		_ = c.fail(ProtocolViolation, 0, "reserved header bits are set")
 		return true
 	}
@@ -75,6 +76,8 @@ func (c *Conn) process0RTT(b []byte, h *wire.LongHeader, src *packetSource) bool
 	if len(c.ids.remote) == 0 || c.ids.remote[0].seq == 0 && c.ids.remote[0].id != h.Src {
 		return false
 	}
+	// RFC 9001, Section 8.3: "A server MUST treat receipt of a CRYPTO frame in a 0-RTT
+	// packet as a connection error of type PROTOCOL_VIOLATION." wire.FrameAllowed knows.
 	c.finishPacket(recovery.AppData, wire.Packet0RTT, h.Dst, pn, payload, src)
 	return true
 }
@@ -90,6 +93,7 @@ func (c *Conn) keep0RTT(b []byte, src *packetSource) {
 		c.trace.Dropped(c.now(), len(b), "no-keys")
 		return
 	}
+	c.ep.stats.OpenedLater.Add(1)
 	c.early.kept = append(c.early.kept, earlyPacket{clone(b), src.remote, src.local, src.ifIndex, src.ecn})
 }
 
@@ -135,7 +139,13 @@ func (c *Conn) openEarly() {
 	c.ep.offer(c)
 }
 
-// maySendApp tells whether 1-RTT packets may be sent.
+// maySendApp tells whether 1-RTT packets may be sent: what acknowledges 0-RTT, too.
+//
+// RFC 9000, Section 13.2.6: "Packets that a client sends with 0-RTT packet protection
+// MUST be acknowledged by the server in packets protected by 1-RTT keys."
+//
+// RFC 9001, Section 5.6: "A server MUST NOT use 0-RTT keys to protect packets; it
+// uses 1-RTT keys to protect acknowledgments of 0-RTT packets."
 func (c *Conn) maySendApp() bool {
 	return c.app.tx != nil && (c.state == stateOpen || c.state == stateHandshake && c.early.open)
 }

@@ -460,6 +460,15 @@ func (e *Endpoint) checkEmpty() {
 	}
 }
 
+// onEstablished counts a connection whose handshake is complete; onConnClosed takes
+// it back.
+func (e *Endpoint) onEstablished(c *Conn) {
+	e.stats.Established.Add(1)
+	if !c.server {
+		e.stats.Dialed.Add(1)
+	}
+}
+
 // onHandshakeDone offers a server's connection to Accept.
 func (e *Endpoint) onHandshakeDone(c *Conn) {
 	e.leaveHandshake(c)
@@ -504,6 +513,9 @@ func (e *Endpoint) Failures() <-chan HandshakeFailure { return e.failures }
 
 func (e *Endpoint) onConnClosed(c *Conn, err error) {
 	e.leaveHandshake(c)
+	if c.tls != nil {
+		e.stats.Established.Add(-1)
+	}
 	if c.tls != nil || c.server && len(c.ids.remote) == 0 {
 		return // it was open, or it never began: nothing authentic came
 	}

@@ -3,7 +3,6 @@ package quic
 import (
 	"context"
 	"crypto/tls"
-	"encoding/binary"
 	"errors"
 	"io"
 	"net"
@@ -11,46 +10,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/quic-fsgw/quic-fsgw/quic/protect"
-	"github.com/quic-fsgw/quic-fsgw/quic/wire"
+	"github.com/quic-fsgw/quic-fsgw/internal/flight"
 )
-
-// prebuilt returns first flights of n connections: Initials with a whole
-// ClientHello, which nobody has to compute any more.
-func prebuilt(t testing.TB, n int) (flights [][]byte) {
-	t.Helper()
-	q := newPeerClient()
-	defer q.Close()
-	params := wire.TransportParams{InitialSrc: connID("flooder"), HasInitialSrc: true, InitialMaxData: 1 << 20, ActiveConnIDLimit: 2}
-	q.SetTransportParameters(params.Append(nil, false))
-	if err := q.Start(context.Background()); err != nil {
-		t.Fatal(err)
-	}
-	var hello []byte
-	for e := q.NextEvent(); e.Kind != tls.QUICNoEvent; e = q.NextEvent() {
-		if e.Kind == tls.QUICWriteData {
-			hello = append(hello, e.Data...)
-		}
-	}
-	for i := range n {
-		id := binary.BigEndian.AppendUint64([]byte("flood"), uint64(i))
-		dst, _ := wire.MakeConnID(id)
-		key, _ := protect.InitialKeys(wire.Version1, id)
-		for off, pn := 0, uint64(0); off < len(hello); pn++ {
-			b, lengthAt := wire.AppendLong(make([]byte, 0, minDatagram), wire.PacketInitial, wire.Version1, dst, connID("flooder"), nil, pn, 2)
-			hdr := len(b)
-			part := hello[off:min(len(hello), off+1000)]
-			b = append(wire.AppendCryptoHeader(b, uint64(off), len(part)), part...)
-			off += len(part)
-			b = wire.AppendPadding(b, minDatagram-protect.TagLen-len(b))
-			wire.SetLength(b, lengthAt, 2+len(b)-hdr+protect.TagLen)
-			b = key.Seal(b[:hdr], b[hdr:], b[:hdr], pn)
-			key.ProtectHeader(b, hdr-2, 2)
-			flights = append(flights, b)
-		}
-	}
-	return flights
-}
 
 // flood sends them to an endpoint as fast as it can, until ctx ends.
 func flood(ctx context.Context, t testing.TB, e *Endpoint, flights [][]byte) (sent int) {
@@ -116,7 +77,7 @@ func TestFloodOfInitials(t *testing.T) {
 		}
 		sending <- errors.Join(err, st.CloseWrite())
 	}()
-	flights := prebuilt(t, 2000)
+	flights := flight.Initials(t, 2000, &tls.Config{RootCAs: testPKI().roots, ServerName: "localhost", NextProtos: []string{"test"}, MinVersion: tls.VersionTLS13})
 	before := moved.Load()
 	most := 0
 	watched := make(chan struct{})

@@ -73,6 +73,20 @@ func (c *Conn) processFrames(f *frameInfo, b []byte) error {
 	return nil
 }
 
+// badFrames tells whether processFrames has closed the connection for what was in
+// the packet, rather than for what TLS or a route says to it.
+func badFrames(err error) bool {
+	te, ok := err.(*TransportError)
+	if !ok || te.Remote {
+		return false
+	}
+	switch te.Code {
+	case FlowControlError, StreamLimitError, StreamStateError, FinalSizeError, FrameEncodingError, ConnectionIDLimitError, ProtocolViolation, CryptoBufferExceeded:
+		return true
+	}
+	return false
+}
+
 // processStream acts on the STREAM frame at the start of b.
 func (c *Conn) processStream(b []byte) (n int, err error) {
 	f, n := wire.ConsumeStream(b)
@@ -97,6 +111,7 @@ func (c *Conn) processFrame(f *frameInfo, typ uint64, b []byte) (n int, err erro
 	case wire.FramePing:
 		return wire.ConsumePing(b), nil
 	case wire.FrameAck, wire.FrameAckECN:
+		c.needAckWork()
 		if n = wire.ConsumeAck(b, &c.ack); n >= 0 {
 			err = c.onAck(f.space)
 		}
@@ -222,6 +237,7 @@ func (c *Conn) onMaxData(v uint64) {
 }
 
 func (c *Conn) onConnectionClose(app bool, code, frame uint64, reason []byte) {
+	c.ep.stats.ClosesReceived.Add(1)
 	if len(reason) > maxReasonLen {
 		reason = reason[:maxReasonLen]
 	}
@@ -253,7 +269,7 @@ func (c *Conn) onHandshakeDone() error {
 	if c.server {
 		return c.fail(ProtocolViolation, wire.FrameHandshakeDone, "HANDSHAKE_DONE from a client")
 	}
-	if hs := &c.crypto[recovery.Handshake]; hs.next < uint64(len(hs.out)) {
+	if hs := c.cryptoOf(recovery.Handshake); hs.next < uint64(len(hs.out)) {
 		return c.fail(ProtocolViolation, wire.FrameHandshakeDone, "HANDSHAKE_DONE before our Finished was sent")
 	}
 	c.confirm()

@@ -45,7 +45,8 @@ func newFuzzServer(t testing.TB) *fuzzServer {
 	c.startTrace()
 	tc.ep.addLive(c)
 	c.initFlow()
-	c.peerParams, c.haveParams = wire.DefaultTransportParams(), true
+	params := wire.DefaultTransportParams()
+	c.peerParams, c.haveParams = &params, true
 	c.flow.sendMax, c.streams.max = 1<<20, [2]uint64{10, 10}
 	c.hs = noHandshake{}
 	c.keys[recovery.Initial].drop()

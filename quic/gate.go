@@ -10,11 +10,34 @@ import (
 // waits for is kept, so that checking a condition under the lock and then
 // waiting outside it misses nothing.
 type gate struct {
-	ch   chan struct{}
-	seat atomic.Pointer[seat] // where the one who waits reads the socket meanwhile
+	ch   atomic.Pointer[chan struct{}] // nil: nobody has waited here so far
+	kept atomic.Bool                   // a wake-up from before there was a channel
+	seat atomic.Pointer[seat]          // where the one who waits reads the socket meanwhile
 }
 
-func newGate() gate { return gate{ch: make(chan struct{}, 1)} }
+// wait is the channel to wait at for open.
+func (g *gate) wait() <-chan struct{} {
+	p := g.ch.Load()
+	if p == nil {
+		ch := make(chan struct{}, 1)
+		if g.ch.CompareAndSwap(nil, &ch) {
+			p = &ch
+		} else {
+			p = g.ch.Load()
+		}
+	}
+	if g.kept.Load() && g.kept.Swap(false) {
+		wakeUp(*p)
+	}
+	return *p
+}
+
+func wakeUp(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}
 
 func (g *gate) open() {
 	if st := g.seat.Load(); st != nil {
@@ -23,9 +46,13 @@ func (g *gate) open() {
 			return // it will look again after it has left
 		}
 	}
-	select {
-	case g.ch <- struct{}{}:
-	default:
+	p := g.ch.Load()
+	if p == nil {
+		g.kept.Store(true)
+		p = g.ch.Load() // who made it meanwhile may have looked before
+	}
+	if p != nil {
+		wakeUp(*p)
 	}
 	if st := g.seat.Load(); st != nil {
 		st.wake() // it came in between
@@ -34,8 +61,15 @@ func (g *gate) open() {
 
 // take takes a wake-up that was kept.
 func (g *gate) take() bool {
+	if g.kept.Load() && g.kept.Swap(false) {
+		return true
+	}
+	p := g.ch.Load()
+	if p == nil {
+		return false
+	}
 	select {
-	case <-g.ch:
+	case <-*p:
 		return true
 	default:
 		return false

@@ -48,7 +48,7 @@ func TestDeadline(t *testing.T) {
 }
 
 func TestGate(t *testing.T) {
-	g := newGate()
+	var g gate
 	g.open()
 	g.open()
 	if !g.take() {
@@ -56,5 +56,15 @@ func TestGate(t *testing.T) {
 	}
 	if g.take() {
 		t.Error("two wake-ups were kept")
+	}
+	g.open()
+	select {
+	case <-g.wait():
+	default:
+		t.Error("a wake-up from before the first wait is lost")
+	}
+	g.open()
+	if !g.take() {
+		t.Error("no wake-up was kept once somebody had waited")
 	}
 }

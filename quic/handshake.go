@@ -119,7 +119,7 @@ func (c *Conn) localParams() *wire.TransportParams {
 // RFC 9001, Section 4.1.3: "Implementations MUST treat any violations of this
 // requirement as a connection error of type PROTOCOL_VIOLATION."
 func (c *Conn) onCrypto(space recovery.Space, off uint64, data []byte) error {
-	s := &c.crypto[space]
+	s := c.cryptoOf(space)
 	if !c.server {
 		c.ver.fixed = true
 	}
@@ -152,7 +152,7 @@ func (c *Conn) levelOver(space recovery.Space) bool {
 // feedCrypto hands contiguous CRYPTO bytes to TLS, after routing where this
 // end is a server that has not routed yet.
 func (c *Conn) feedCrypto(space recovery.Space) {
-	s := &c.crypto[space]
+	s := c.cryptoOf(space)
 	b := s.ready()
 	if len(b) == 0 {
 		return
@@ -261,7 +261,7 @@ func (c *Conn) onHandshakeEvent(e *HandshakeEvent) {
 	}
 	switch e.Kind {
 	case EventCrypto:
-		c.crypto[spaceOf(e.Level)].write(e.Data)
+		c.cryptoOf(spaceOf(e.Level)).write(e.Data)
 		c.dirty = true
 	case EventSecret:
 		c.onSecret(e)
@@ -287,6 +287,14 @@ func (c *Conn) onHandshakeEvent(e *HandshakeEvent) {
 		err := e.Err
 		if err == nil {
 			err = errors.New("the handshake failed without a reason")
+		}
+		if late, ok := errors.AsType[interface {
+			error
+			Timeout() bool
+		}](err); ok && late.Timeout() && c.unanswered() {
+			// TLS waited for what never came, and its timer was faster than ours.
+			c.abandon(&HandshakeTimeoutError{})
+			return
 		}
 		c.shutdown(&HandshakeError{Alert: alert, Err: err})
 	}
@@ -331,7 +339,7 @@ func (c *Conn) onSecret(e *HandshakeEvent) {
 	}
 	if e.Write {
 		c.level = max(c.level, e.Level)
-	} else if lower := spaceOf(e.Level) - 1; len(c.crypto[lower].have) > 0 {
+	} else if lower := spaceOf(e.Level) - 1; len(c.cryptoOf(lower).have) > 0 {
 		_ = c.fail(ProtocolViolation, wire.FrameCrypto, "TLS bytes behind the last of a level")
 		return
 	}
@@ -344,6 +352,9 @@ func (c *Conn) onSecret(e *HandshakeEvent) {
 		// RFC 9001, Section 4.9.3: "Therefore, a client SHOULD discard 0-RTT
 		// keys as soon as it installs 1-RTT keys as they have no use after
 		// that moment."
+		//
+		// RFC 9001, Section 5.6: "Once a client has installed 1-RTT keys, it MUST
+		// NOT send any more 0-RTT packets."
 		c.early.dropKeys()
 	case e.Write && e.Level == LevelApp:
 		c.openEarly()
@@ -373,6 +384,9 @@ func (c *Conn) ownParams() []byte {
 	return local.Append(nil, true)
 }
 
+// noParams is what is known of a peer's transport parameters before they come.
+var noParams wire.TransportParams
+
 // takePeerParams validates and applies the peer's transport parameters. It
 // reports whether they were good; otherwise the connection is closing.
 func (c *Conn) takePeerParams(b []byte) bool {
@@ -387,7 +401,10 @@ func (c *Conn) takePeerParams(b []byte) bool {
 		c.closeOnParams(err)
 		return false
 	}
-	c.peerParams, c.haveParams = p, true
+	// RFC 9000, Section 7.4.1: "The client MUST use the server's new values in the
+	// handshake instead; if the server does not provide new values, the default
+	// values are used." Nothing stays of what 0-RTT has used.
+	c.peerParams, c.haveParams = &p, true
 	// RFC 9287, Section 3.1: "A server MUST set the QUIC Bit to 0 only after
 	// processing transport parameters from a client."
 	//
@@ -415,7 +432,8 @@ func (c *Conn) takePeerParams(b []byte) bool {
 	if a := p.PreferredAddress; a != nil {
 		c.ids.remote = append(c.ids.remote, remoteID{seq: 1, id: a.ID, token: a.ResetToken, hasToken: true})
 	}
-	c.trace.Parameters(c.now(), false, &c.peerParams)
+	c.trace.Parameters(c.now(), false, &p)
+	p.VersionInfo, p.GreaseData = nil, nil // they have served, and hold on to all the rest
 	c.loss.SetMaxAckDelay(p.MaxAckDelay)
 	for i := range c.streams.opening {
 		c.streams.opening[i].open()
@@ -493,12 +511,13 @@ func (c *Conn) maybeComplete() {
 		return
 	}
 	if err := c.checkEarly(); err != nil {
-		_ = c.fail(TransportParameterError, 0, err.Error())
+		_ = c.fail(ProtocolViolation, 0, err.Error())
 		return
 	}
 	t.EarlyData = c.early.rx != nil || c.early.offered && !c.early.rejected
 	c.tls = t
 	c.state = stateOpen
+	c.ep.onEstablished(c)
 	c.trace.State(c.now(), "handshake_completed")
 	c.setIdle()
 	c.raiseMTU()
@@ -534,7 +553,7 @@ func (c *Conn) takeStreams() {
 	c.admitted = true
 	c.acct.lateMax = c.cfg.outOfOrder(true)
 	for i := range c.streams.accept {
-		c.streams.accept[i].open()
+		c.streams.openAccept(i)
 	}
 	if c.dg != nil {
 		c.dg.arrived.open()
@@ -577,7 +596,6 @@ func (c *Conn) confirm() {
 	// the TLS handshake is confirmed".
 	c.dropSpace(recovery.Initial)
 	c.dropSpace(recovery.Handshake)
-	c.ahead = nil
 	if !c.server {
 		c.goToPreferred()
 	}
@@ -597,7 +615,7 @@ func (c *Conn) dropSpace(space recovery.Space) {
 		c.ver.drop()
 	}
 	c.loss.Drop(space, func(*recovery.SentPacket) {})
-	c.crypto[space] = cryptoStream{}
+	*c.cryptoOf(space) = cryptoStream{}
 	c.probes[space] = 0
 	c.dirty = true
 }

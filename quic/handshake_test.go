@@ -331,6 +331,43 @@ func TestHandshakeTimeout(t *testing.T) {
 	})
 }
 
+// impatient is TLS that gives up before QUIC does.
+type impatient struct {
+	Handshaker
+	after time.Duration
+}
+
+type lateError struct{ error }
+
+func (lateError) Timeout() bool { return true }
+
+func (h impatient) Handshake(req *HandshakeRequest, sink func(HandshakeEvent)) Handshake {
+	inner := h.Handshaker.Handshake(req, sink)
+	time.AfterFunc(h.after, func() { sink(HandshakeEvent{Kind: EventFailed, Err: lateError{errors.New("late")}}) })
+	return inner
+}
+
+// Where TLS waits in vain for a peer that never answers, the error is about the
+// peer. Where it has answered, it is about TLS.
+func TestHandshakeTimeoutOfTLS(t *testing.T) {
+	for _, answers := range []bool{false, true} {
+		bubble(t, func(t *testing.T) {
+			cfg := clientConfig()
+			cfg.Handshaker = impatient{cfg.Handshaker, 2 * time.Second}
+			tc := newTestClient(t, cfg)
+			if answers {
+				tc.send(wire.PacketInitial, ping())
+			}
+			err := <-tc.dialed
+			var silent *HandshakeTimeoutError
+			var failed *HandshakeError
+			if errors.As(err, &silent) == answers || errors.As(err, &failed) != answers {
+				t.Errorf("the peer answers: %v; Dial: %v", answers, err)
+			}
+		})
+	}
+}
+
 // A server's answer is not preceded by an acknowledgment of its own, padded to
 // 1200 bytes, that would use up what it may send.
 func TestServerFlightIsCompact(t *testing.T) {

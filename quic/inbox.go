@@ -51,6 +51,9 @@ type rxBatch struct {
 	via     *shard // whose socket it came from
 }
 
+// datagrams is how many there are.
+func (r *rxBatch) datagrams() int64 { return int64((len(r.data) + r.segment - 1) / r.segment) }
+
 // A batchList is memory for waiting batches. Lists go round: an idle
 // connection has none.
 type batchList struct{ b []rxBatch }

@@ -244,6 +244,7 @@ func (e *Endpoint) refuse(s *shard, h *wire.LongHeader, r *rxBatch, code Transpo
 	wire.SetLength(b, lengthAt, 2+len(b)-hdr+protect.TagLen)
 	b = tx.Seal(b[:hdr], b[hdr:], b[:hdr], 0)
 	tx.ProtectHeader(b, hdr-2, 2)
+	e.stats.ClosesSent.Add(1)
 	e.reply(s, r, b)
 }
 

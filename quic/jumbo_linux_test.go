@@ -2,47 +2,19 @@ package quic
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"os/exec"
 	"runtime"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/quic-fsgw/quic-fsgw/internal/inchild"
 	"github.com/quic-fsgw/quic-fsgw/quic/udp"
 )
-
-// inNamespace runs the calling test again in a child process, root in a user and
-// network namespace of its own, and returns true in that child.
-func inNamespace(t *testing.T) bool {
-	t.Helper()
-	const mark = "QUIC_TEST_IN_NAMESPACE"
-	if os.Getenv(mark) == t.Name() {
-		return true
-	}
-	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=3m")
-	cmd.Env = append(os.Environ(), mark+"="+t.Name())
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET,
-		UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}},
-	}
-	out, err := cmd.CombinedOutput()
-	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSPC) {
-		t.Fatalf("the kernel does not let this user make namespaces: %v (run the tests as root, or allow user namespaces)", err)
-	}
-	t.Logf("in a namespace:\n%s", out)
-	if err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()) {
-		t.Errorf("in a namespace: %v", err)
-	}
-	return false
-}
 
 // ip configures a network interface of the calling thread's namespace.
 func ip(args string) error {
@@ -74,7 +46,7 @@ func elsewhere(f func() error) error {
 // Batches are off: the kernel passes them from one end of a veth pair to the other
 // as they are, whatever the size of their packets.
 func TestJumboFrames(t *testing.T) {
-	if !inNamespace(t) {
+	if !inchild.Run(t, inchild.Network()) {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)

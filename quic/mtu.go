@@ -164,10 +164,11 @@ func (c *Conn) sendMTUProbe() {
 func (c *Conn) tryMTU(size int) (refused bool) {
 	p := &c.path
 	s := &p.search
-	buf := udp.NewBatch()
+	buf, plain := udp.NewBatch(), udp.NewBatch()
 	defer buf.Release()
+	defer plain.Release()
 	room := size - 1 - c.dst().Len() - 4 - 16
-	frames := wire.AppendPadding(c.appendElicit(make([]byte, 0, room)), room-1)
+	frames := wire.AppendPadding(c.appendElicit(plain.Bytes()[:0:room]), room-1)
 	pn := c.loss.NextPN(recovery.AppData)
 	c.probing = true
 	b := c.sealSmall(buf.Bytes()[:0:size], LevelApp, frames)

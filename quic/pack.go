@@ -26,7 +26,7 @@ const ackDelayExponent = 3
 
 // ackDue tells whether a space's ACK must go out now.
 func (c *Conn) ackDue(space recovery.Space) bool {
-	r := &c.recv[space]
+	r := c.recvOf(space)
 	if r.NeedAckNow() {
 		return true
 	}
@@ -35,7 +35,7 @@ func (c *Conn) ackDue(space recovery.Space) bool {
 }
 
 func (c *Conn) ackPending(space recovery.Space) bool {
-	return c.recv[space].NeedAckNow() || !c.recv[space].AckDeadline().IsZero()
+	return c.recvOf(space).NeedAckNow() || !c.recvOf(space).AckDeadline().IsZero()
 }
 
 // appendAck appends an ACK frame if one is pending.
@@ -51,7 +51,7 @@ func (c *Conn) ackPending(space recovery.Space) bool {
 // RFC 9000, Section 17.2.3: "An acknowledgment for a 1-RTT packet MUST be
 // carried in a 1-RTT packet."
 func (c *Conn) appendAck(b []byte, space recovery.Space, room int, pkt *recovery.SentPacket) []byte {
-	r := &c.recv[space]
+	r := c.recvOf(space)
 	if !c.ackPending(space) {
 		return b
 	}
@@ -60,6 +60,7 @@ func (c *Conn) appendAck(b []byte, space recovery.Space, room int, pkt *recovery
 	if space == recovery.AppData {
 		delay = uint64(r.Delay(c.now())/time.Microsecond) >> ackDelayExponent
 	}
+	c.needAckWork()
 	c.wireRanges = c.wireRanges[:0]
 	for _, x := range ranges {
 		c.wireRanges = append(c.wireRanges, wire.AckRange(x))
@@ -73,7 +74,7 @@ func (c *Conn) appendAck(b []byte, space recovery.Space, room int, pkt *recovery
 
 // wantsSpace tells whether the Initial or Handshake space has something to send.
 func (c *Conn) wantsSpace(space recovery.Space) bool {
-	return c.keys[space].tx != nil && (c.crypto[space].wants() || c.ackPending(space) || c.probes[space] > 0)
+	return c.keys[space].tx != nil && (c.cryptoOf(space).wants() || c.ackPending(space) || c.probes[space] > 0)
 }
 
 // buildCoalesced builds one datagram of Initial and Handshake packets in b[:cap].
@@ -98,7 +99,7 @@ func (c *Conn) buildCoalesced(b []byte) int {
 		// datagrams carrying Initial packets to at least the smallest allowed
 		// maximum datagram size"; servers do for ack-eliciting ones. The last packet
 		// of the datagram takes the padding.
-		sp := c.crypto[recovery.Initial].pending()
+		sp := c.cryptoOf(recovery.Initial).pending()
 		last := !handshake || sp.end-sp.start > minDatagram/2
 		b = c.buildLong(b, recovery.Initial, last)
 		if last {
@@ -183,7 +184,7 @@ func (c *Conn) buildLong(b []byte, space recovery.Space, pad bool) []byte {
 // CRYPTO frames, frames that retransmit that data MUST be sent at the same
 // encryption level."
 func (c *Conn) appendCrypto(b []byte, space recovery.Space, limit int, pkt *recovery.SentPacket) []byte {
-	s := &c.crypto[space]
+	s := c.cryptoOf(space)
 	for s.wants() {
 		sp := s.pending()
 		room := limit - len(b)
@@ -216,12 +217,12 @@ func (c *Conn) recordSent(space recovery.Space, pkt *recovery.SentPacket, size i
 		pkt.KeyPhase = earlyPhase // 0-RTT, or another space, where it does not matter
 	}
 	if pkt.NumRecords > 0 && pkt.At(0).Kind == recAck {
-		c.recv[space].OnAckSent(c.now())
+		c.recvOf(space).OnAckSent(c.now())
 		if space == recovery.AppData && c.app.rxSeen && pkt.At(0).Off >= c.app.rxLowest {
 			c.app.answered = true
 		}
 		if pkt.AckEliciting {
-			c.recv[space].ElicitSent()
+			c.recvOf(space).ElicitSent()
 		}
 	}
 	if pkt.InFlight && pkt.Path == c.path.id {
@@ -328,7 +329,7 @@ func (c *Conn) buildShort(b *outBatch, slot []byte, mode int) int {
 		front = c.appendAck(front, recovery.AppData, room-data, &pkt)
 	}
 	ackOnly := len(front) > data
-	if ackOnly && c.recv[recovery.AppData].ShouldElicit() && c.ackDue(recovery.AppData) {
+	if ackOnly && c.recv.ShouldElicit() && c.ackDue(recovery.AppData) {
 		c.ping = true
 	}
 	var last streamPiece

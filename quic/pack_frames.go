@@ -36,7 +36,7 @@ const maxFrameLen = 64
 func (c *Conn) wantsApp() bool {
 	t := &c.streams
 	return len(t.sendQueue) > 0 || len(t.ctrlQueue) > 0 || c.flow.needMax || c.hsDone || c.tokenDue && c.path.validated || c.ping || c.freq.due || len(c.ids.retire) > 0 ||
-		t.needMax[0] || t.needMax[1] || c.wantsDatagrams() || c.crypto[recovery.AppData].wants()
+		t.needMax[0] || t.needMax[1] || c.wantsDatagrams() || c.crypto.wants()
 }
 
 // appDue tells whether buildShort would find anything to send but an

@@ -276,11 +276,12 @@ func (c *Conn) processLong(b []byte, h *wire.LongHeader, src *packetSource, data
 	if other {
 		c.takeVersion(h.Version)
 	}
-	if c.recv[space].Duplicate(pn) {
+	if c.recvOf(space).Duplicate(pn) {
 		c.ep.stats.DropDuplicate.Add(1)
 		return true
 	}
 	if wire.ReservedBits(b[0]) {
+		c.ep.stats.DropHeader.Add(1)
 		_ = c.fail(ProtocolViolation, 0, "reserved header bits are set")
 		return true
 	}
@@ -375,11 +376,12 @@ func (c *Conn) processShort(b []byte, src *packetSource) bool {
 	// RFC 9000, Section 12.3: "Duplicate suppression MUST happen after removing
 	// packet protection for the reasons described in Section 9.5 of
 	// [QUIC-TLS]."
-	if c.recv[recovery.AppData].Duplicate(pn) {
+	if c.recv.Duplicate(pn) {
 		c.ep.stats.DropDuplicate.Add(1)
 		return true
 	}
 	if wire.ReservedBits(b[0]) {
+		c.ep.stats.DropHeader.Add(1)
 		_ = c.fail(ProtocolViolation, 0, "reserved header bits are set")
 		return true
 	}
@@ -393,7 +395,7 @@ func (c *Conn) processShort(b []byte, src *packetSource) bool {
 
 // largest is the largest packet number received in a space, -1 if there is none.
 func (c *Conn) largest(space recovery.Space) int64 {
-	if pn, ok := c.recv[space].Largest(); ok {
+	if pn, ok := c.recvOf(space).Largest(); ok {
 		return int64(pn)
 	}
 	return -1
@@ -471,6 +473,10 @@ func (c *Conn) finishPacket(space recovery.Space, t wire.PacketType, dst wire.Co
 		c.trace.Dropped(c.now(), len(payload), "budget")
 		return
 	}
+	if badFrames(err) {
+		c.ep.stats.DropFrame.Add(1)
+		return
+	}
 	c.stats.PacketsReceived++
 	if c.state >= stateClosing {
 		return
@@ -478,7 +484,7 @@ func (c *Conn) finishPacket(space recovery.Space, t wire.PacketType, dst wire.Co
 	if err != nil {
 		return
 	}
-	c.recv[space].Add(c.now(), pn, f.ackEliciting, src.ecn)
+	c.recvOf(space).Add(c.now(), pn, f.ackEliciting, src.ecn)
 	if f.ackEliciting && space == recovery.AppData && c.app.rxSeen && pn >= c.app.rxLowest {
 		c.app.owed = true
 	}
@@ -511,6 +517,7 @@ func (c *Conn) keepEarly(b []byte, src *packetSource) {
 		c.trace.Dropped(c.now(), len(b), "no-keys")
 		return
 	}
+	c.ep.stats.OpenedLater.Add(1)
 	c.ahead = append(c.ahead, earlyPacket{append([]byte(nil), b...), src.remote, src.local, src.ifIndex, src.ecn})
 }
 

@@ -15,8 +15,24 @@ import (
 // server the TLS conversation, whose tickets are out. What it needs when it
 // wakes is made again on the way.
 
-// restAfter is how long a connection is silent before it rests.
-const restAfter = time.Second
+const (
+	// restAfter is how long a connection is silent before it rests.
+	restAfter = time.Second
+	// restAgain is the same of one that was woken by a keepalive alone: long enough
+	// for an acknowledgement that is put off.
+	restAgain = 50 * time.Millisecond
+)
+
+// restAt is when a connection that may rest does.
+func (c *Conn) restAt() time.Time {
+	if !c.restedAt.IsZero() && c.streamBytes() == c.restedBytes {
+		return c.lastHeard.Add(restAgain)
+	}
+	return c.lastHeard.Add(restAfter)
+}
+
+// streamBytes are those that streams have moved so far.
+func (c *Conn) streamBytes() uint64 { return c.stats.StreamBytesSent + c.stats.StreamBytesReceived }
 
 // mayRest tells whether the connection is idle but not yet at rest.
 func (c *Conn) mayRest() bool {
@@ -27,19 +43,23 @@ func (c *Conn) mayRest() bool {
 func (c *Conn) rest() {
 	// One that was woken by a keepalive alone leaves nothing behind that would be
 	// worth a call, and crowds of those never end.
-	if moved := c.stats.StreamBytesSent + c.stats.StreamBytesReceived; c.restedAt.IsZero() || moved-c.restedBytes > restWorth {
-		c.restedBytes = moved
+	moved := c.streamBytes()
+	if c.restedAt.IsZero() || moved-c.restedBytes > restWorth {
 		c.ep.rests.add(c.ep)
 	}
+	c.restedBytes = moved
 	c.restedAt = c.now()
 	c.loss.Rest(recovery.AppData)
 	c.app.rest()
-	c.ack.Ranges, c.ackRanges, c.wireRanges = nil, nil, nil
+	c.ackWork = nil
 	t := &c.streams
 	if len(t.sendQueue) == 0 && len(t.ctrlQueue) == 0 {
 		t.sendQueue, t.ctrlQueue = nil, nil
 	}
-	c.crypto[recovery.AppData].rest()
+	c.crypto.rest()
+	if c.keys[recovery.Initial].dropped && c.keys[recovery.Handshake].dropped {
+		c.hsp = nil
+	}
 	if c.server && c.hs != nil {
 		c.hs.Close()
 		c.hs = nil
@@ -66,9 +86,10 @@ func (k *appKeys) rest() {
 // the packet that needs them, the time it takes would tell a key update from a
 // forgery (RFC 9001, Section 9.5).
 func (k *appKeys) wake() {
-	for _, x := range [...]*protect.Key{k.rx, k.nextRx, k.prevRx} {
+	k.rx.Wake()
+	for _, x := range [...]*protect.Key{k.nextRx, k.prevRx} {
 		if x != nil {
-			x.Wake()
+			x.WakeLike(k.rx)
 		}
 	}
 	k.resting = false

@@ -58,10 +58,10 @@ func (c *Conn) onRetry(b []byte, h *wire.LongHeader) {
 	c.keys[recovery.Initial] = initialKeys(c.version, h.Src, false)
 	// RFC 9000, Section 17.2.3: "A client SHOULD attempt to resend data in 0-RTT
 	// packets after it sends a new Initial packet."
-	c.loss.OnRetry(c.requeueFunc)
+	c.loss.OnRetry(c.requeue)
 	// RFC 9000, Section 17.2.5.3: "A client MUST use the same cryptographic
 	// handshake message it included in this packet."
-	c.crypto[recovery.Initial].rewind()
+	c.cryptoOf(recovery.Initial).rewind()
 	c.lastHeard = c.now()
 	c.dirty = true
 }

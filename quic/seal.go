@@ -40,6 +40,7 @@ func (c *Conn) sealBatch(b *outBatch) bool {
 	b.plain.Stride = b.segment - protect.TagLen
 	if err := c.ep.sealer.Seal(c.app.flow, &b.plain); err != nil {
 		c.log().Error("a batch was not sealed, and dropped", "err", err)
+		c.ep.stats.DropEncrypt.Add(int64(b.count))
 		b.release()
 		return false
 	}

@@ -125,6 +125,7 @@ func (c *Conn) sendLine(keep int) bool {
 		switch {
 		case b.failed != nil:
 			c.log().Error("a batch was not sealed, and dropped", "err", b.failed)
+			c.ep.stats.DropEncrypt.Add(int64(b.count))
 			b.release()
 		case b.path != c.path.id:
 			b.release()

@@ -102,6 +102,9 @@ func testSealers(t *testing.T, updates bool) {
 	if st.BatchesSealedAside == 0 || client.ep.Stats().Sealer.TxSwError != 0 {
 		t.Errorf("%d batches sealed by others, %+v", st.BatchesSealedAside, client.ep.Stats().Sealer)
 	}
+	if n := client.ep.Stats().BatchesSealedAside; n < st.BatchesSealedAside {
+		t.Errorf("%d of them counted by the endpoint", n)
+	}
 	if updates && st.KeyUpdates == 0 {
 		t.Error("no key update")
 	}

@@ -153,16 +153,19 @@ func (c *Conn) sendHandshake() {
 // application data, of which nothing will be heard before the handshake is over,
 // nor will a probe timeout ask for it (RFC 9002, Section 6.2.1). One packet may go.
 func (c *Conn) handshakeStuck() bool {
+	if !c.handshakeWants() {
+		return false
+	}
 	for _, space := range []recovery.Space{recovery.Initial, recovery.Handshake} {
 		if c.loss.HasAckElicitingInFlight(space) {
 			return false
 		}
 	}
-	return c.crypto[recovery.Initial].wants() || c.crypto[recovery.Handshake].wants()
+	return true
 }
 
 func (c *Conn) handshakeAckDue() bool {
-	return c.ackDue(recovery.Initial) || c.ackDue(recovery.Handshake)
+	return c.hsp != nil && (c.ackDue(recovery.Initial) || c.ackDue(recovery.Handshake))
 }
 
 // sendApp sends 1-RTT packets.

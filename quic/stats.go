@@ -12,7 +12,9 @@ import (
 type endpointStats struct {
 	Started, Handshakes, HandshakesFailed, Refused, Retries, VersionNegotiations, ResetsSent, PathsValidated, TokensRefused atomic.Int64
 
-	DropHeader, DropDecrypt, DropDuplicate, DropNoKeys, DropUnknown, DropVersion, DropSmallInitial, Drop0RTT, DropBudget, DropBusy, DropFlood atomic.Int64
+	DropHeader, DropDecrypt, DropDuplicate, DropNoKeys, DropUnknown, DropVersion, DropSmallInitial, Drop0RTT, DropBudget, DropBusy, DropFlood, DropFrame, DropEncrypt atomic.Int64
+
+	Established, Dialed, ClosesSent, ClosesReceived, ReceivedLater, OpenedLater atomic.Int64
 
 	InitialNanos atomic.Int64
 
@@ -23,16 +25,24 @@ type endpointStats struct {
 
 // counters sums what closed connections counted.
 type counters struct {
-	DatagramsSent, DatagramsReceived, BytesSent, BytesReceived, PacketsSent, PacketsReceived, PacketsLost, BytesRetransmitted, Batches, PTOs, BytesLost, SpuriousLosses, GSOFallbacks, BlackHoles, CEReports atomic.Uint64
+	DatagramsSent, DatagramsReceived, BytesSent, BytesReceived, PacketsSent, PacketsReceived, PacketsLost, BytesRetransmitted, Batches, PTOs, BytesLost, SpuriousLosses, GSOFallbacks, BlackHoles, CEReports, FramesRetransmitted, BatchesSealedAside atomic.Uint64
 }
 
 // Stats is a snapshot of an Endpoint's counters. Drop reasons: header (not a
 // QUIC packet of ours), decrypt (authentication failed), duplicate, no-keys
 // (too many packets ahead of their keys), unknown (no such connection),
-// version, small-initial, 0rtt, budget (memory), busy (connection's inbox full),
-// flood (first packets, beyond the time that they may take).
+// version, small-initial, 0rtt, budget (memory), busy (connection's inbox full; in
+// datagrams), flood (first packets, beyond the time that they may take), frame (its
+// frames ended the connection with an error); and of packets to be sent, encrypt (not
+// sealed, and so not sent).
+//
+// docs/quic.md has the names that the kernel's implementation counts by.
 type Stats struct {
 	Connections, Handshaking                                                             int
+	Established                                                                          int   // connections whose handshake is complete, and that are not closed
+	Dialed                                                                               int64 // connections that this end began and whose handshake was completed; Handshakes are those of peers
+	ClosesSent, ClosesReceived                                                           int64 // connections (and attempts, of those sent) that CONNECTION_CLOSE ended, by who sent it first
+	ReceivedLater, OpenedLater                                                           int64 // datagrams that waited for a busy connection, packets that waited for their keys
 	Started, Handshakes, HandshakesFailed, Refused, Retries, VersionNegotiations, Resets int64
 	TokensRefused                                                                        int64 // of Retry or NEW_TOKEN: forged, late, used before, from elsewhere
 	Drops                                                                                map[string]int64
@@ -44,6 +54,8 @@ type Stats struct {
 	PacketsSent, PacketsReceived, PacketsLost, BytesRetransmitted, Batches, PTOs         uint64
 	BytesLost, SpuriousLosses                                                            uint64 // of packets declared lost; packets of those that had arrived
 	GSOFallbacks, BlackHoles, CEReports                                                  uint64
+	FramesRetransmitted                                                                  uint64              // frames of lost packets, which are sent again where they still matter
+	BatchesSealedAside                                                                   uint64              // of Batches, see WithSealers
 	Sealer                                                                               protect.SealerStats // of batches of 1-RTT packets
 }
 
@@ -53,6 +65,7 @@ type ConnStats struct {
 	BytesSent, BytesReceived         uint64 // UDP payload
 	PacketsSent, PacketsReceived     uint64
 	PacketsLost, BytesRetransmitted  uint64
+	FramesRetransmitted              uint64 // frames of lost packets, which are sent again where they still matter
 	Batches                          uint64 // sends, of one or more datagrams
 	BatchesSealedAside               uint64 // of which another goroutine sealed, see WithSealers
 	PTOs, KeyUpdates, PathChanges    uint64
@@ -125,6 +138,8 @@ func (s *counters) retire(c *ConnStats) {
 	s.GSOFallbacks.Add(c.GSOFallbacks)
 	s.BlackHoles.Add(c.BlackHoles)
 	s.CEReports.Add(c.CEReports)
+	s.FramesRetransmitted.Add(c.FramesRetransmitted)
+	s.BatchesSealedAside.Add(c.BatchesSealedAside)
 }
 
 // Stats returns the endpoint's counters, those of closed and of live connections.
@@ -134,12 +149,15 @@ func (e *Endpoint) Stats() Stats {
 		Started: t.Started.Load(), Handshakes: t.Handshakes.Load(), HandshakesFailed: t.HandshakesFailed.Load(), Refused: t.Refused.Load(),
 		Retries: t.Retries.Load(), VersionNegotiations: t.VersionNegotiations.Load(), Resets: t.ResetsSent.Load(),
 		TokensRefused: t.TokensRefused.Load(),
-		SendErrors:    t.SendErrors.Load(), RecvErrors: t.RecvErrors.Load(), CopiedBytes: t.CopiedBytes.Load(), HeldBytes: e.held.Load(),
+		Established:   int(t.Established.Load()), Dialed: t.Dialed.Load(),
+		ClosesSent: t.ClosesSent.Load(), ClosesReceived: t.ClosesReceived.Load(), ReceivedLater: t.ReceivedLater.Load(), OpenedLater: t.OpenedLater.Load(),
+		SendErrors: t.SendErrors.Load(), RecvErrors: t.RecvErrors.Load(), CopiedBytes: t.CopiedBytes.Load(), HeldBytes: e.held.Load(),
 		Sealer: e.sealer.Stats(),
 		Drops: map[string]int64{
 			"header": t.DropHeader.Load(), "decrypt": t.DropDecrypt.Load(), "duplicate": t.DropDuplicate.Load(), "no-keys": t.DropNoKeys.Load(),
 			"unknown": t.DropUnknown.Load(), "version": t.DropVersion.Load(), "small-initial": t.DropSmallInitial.Load(), "0rtt": t.Drop0RTT.Load(),
 			"budget": t.DropBudget.Load(), "busy": t.DropBusy.Load(), "flood": t.DropFlood.Load(),
+			"frame": t.DropFrame.Load(), "encrypt": t.DropEncrypt.Load(),
 		},
 		InitialTime: time.Duration(t.InitialNanos.Load()),
 	}
@@ -164,6 +182,8 @@ func (e *Endpoint) Stats() Stats {
 		s.GSOFallbacks += k.GSOFallbacks.Load()
 		s.BlackHoles += k.BlackHoles.Load()
 		s.CEReports += k.CEReports.Load()
+		s.FramesRetransmitted += k.FramesRetransmitted.Load()
+		s.BatchesSealedAside += k.BatchesSealedAside.Load()
 	}
 	e.mu.RLock()
 	s.Connections, s.Handshaking = len(e.live), e.handshaking

@@ -144,7 +144,7 @@ func (s *Stream) waitRead() {
 		return
 	}
 	select {
-	case <-s.rgate.ch:
+	case <-s.rgate.wait():
 	case <-passed:
 	}
 }
@@ -241,7 +241,7 @@ func (s *Stream) Write(p []byte) (int, error) {
 
 func (s *Stream) waitWrite() {
 	select {
-	case <-s.wgate.ch:
+	case <-s.wgate.wait():
 	case <-s.wdeadline.wait():
 	}
 }
@@ -389,7 +389,7 @@ func (s *Stream) Flush(ctx context.Context) error {
 			return err
 		}
 		select {
-		case <-s.wgate.ch:
+		case <-s.wgate.wait():
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}

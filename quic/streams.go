@@ -19,6 +19,7 @@ type streamTable struct {
 	needMax   [2]bool
 	incoming  [2][]*Stream
 	accept    [2]gate
+	onStream  func() // see NotifyStream
 
 	// Streams that this end opens.
 	next    [2]uint64
@@ -31,20 +32,22 @@ type streamTable struct {
 	ctrlQueue []*Stream // streams with control frames to send
 }
 
-func (t *streamTable) init(server bool) {
-	t.all = make(map[uint64]*Stream)
-	for i := range 2 {
-		t.accept[i], t.opening[i] = newGate(), newGate()
-	}
-}
-
 func (t *streamTable) closed() {
 	for i := range 2 {
-		t.accept[i].open()
+		t.openAccept(i)
 		t.opening[i].open()
 		t.incoming[i] = nil
 	}
 	t.all, t.sendQueue, t.waiting, t.ctrlQueue = nil, nil, nil, nil
+}
+
+// openAccept lets go on who waits for streams of a kind.
+func (t *streamTable) openAccept(kind int) {
+	t.accept[kind].open()
+	if f := t.onStream; f != nil && kind == 0 {
+		t.onStream = nil
+		go f()
+	}
 }
 
 func typeIndex(id uint64) int { return int(id & streamUniBit >> 1) }
@@ -57,7 +60,7 @@ func (c *Conn) initiator(local bool) uint64 {
 }
 
 func (c *Conn) newStream(id uint64) *Stream {
-	s := &Stream{conn: c, id: id, rgate: newGate(), wgate: newGate()}
+	s := &Stream{conn: c, id: id}
 	local, bidi := s.local(), s.bidi()
 	s.rcv.exists = bidi || !local
 	s.snd.exists = bidi || local
@@ -66,6 +69,9 @@ func (c *Conn) newStream(id uint64) *Stream {
 	s.snd.max = c.initialMax(s)
 	s.rcv.done = !s.rcv.exists
 	s.snd.finAcked = !s.snd.exists
+	if c.streams.all == nil {
+		c.streams.all = make(map[uint64]*Stream)
+	}
 	c.streams.all[id] = s
 	if s.snd.exists {
 		c.emitStream(s, SendReady)
@@ -112,7 +118,7 @@ func (c *Conn) open(ctx context.Context, kind int) (*Stream, error) {
 		c.dirty = true
 		c.unlock()
 		select {
-		case <-t.opening[kind].ch:
+		case <-t.opening[kind].wait():
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
@@ -121,6 +127,21 @@ func (c *Conn) open(ctx context.Context, kind int) (*Stream, error) {
 
 // AcceptStream waits for the next bidirectional stream that the peer opens.
 func (c *Conn) AcceptStream(ctx context.Context) (*Stream, error) { return c.acceptKind(ctx, 0) }
+
+// NotifyStream has f called once, on a goroutine of its own, when AcceptStream may
+// have something to return: a stream, or why there will be none. Until then who
+// waits for a stream this way needs no goroutine, which would be a good part of
+// what an idle connection costs. f replaces what an earlier call has set.
+func (c *Conn) NotifyStream(f func()) {
+	c.lock()
+	defer c.unlockQuiet()
+	t := &c.streams
+	if len(t.incoming[0]) > 0 && c.admitted || c.closeErr() != nil {
+		go f()
+		return
+	}
+	t.onStream = f
+}
 
 // AcceptUniStream waits for the next stream on which only the peer sends.
 func (c *Conn) AcceptUniStream(ctx context.Context) (*Stream, error) { return c.acceptKind(ctx, 1) }
@@ -148,11 +169,14 @@ func (c *Conn) acceptKind(ctx context.Context, kind int) (*Stream, error) {
 		if err != nil {
 			return nil, err
 		}
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
 		if c.acceptInPlace(ctx, g) {
 			continue
 		}
 		select {
-		case <-g.ch:
+		case <-g.wait():
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
@@ -161,9 +185,6 @@ func (c *Conn) acceptKind(ctx context.Context, kind int) (*Stream, error) {
 
 // acceptInPlace is waitInPlace for a wait that ctx may end.
 func (c *Conn) acceptInPlace(ctx context.Context, g *gate) bool {
-	if ctx.Err() != nil {
-		return false
-	}
 	if ctx.Done() != nil {
 		if st := c.shard().seat.Load(); st == nil || st.state.Load() != seatEmpty {
 			return false
@@ -243,7 +264,7 @@ func (c *Conn) streamFor(id uint64, frame uint64, sends bool) (*Stream, error) {
 	}
 	c.returnStreams(kind)
 	if c.admitted {
-		t.accept[kind].open()
+		t.openAccept(kind)
 	}
 	return s, nil
 }

@@ -31,16 +31,16 @@ func (c *Conn) deadline() time.Time {
 		earliest(c.lossDeadline())
 		earliest(c.pacedUntil)
 	}
-	for space := range c.recv {
-		if c.maySendAck(recovery.Space(space)) {
-			earliest(c.recv[space].AckDeadline())
+	for space := range recovery.NumSpaces {
+		if c.maySendAck(space) {
+			earliest(c.recvOf(space).AckDeadline())
 		}
 	}
 	if k := c.cfg.KeepAlive; k > 0 && c.confirmed {
 		earliest(c.keepAliveAt(k))
 	}
 	if c.mayRest() {
-		earliest(c.lastHeard.Add(restAfter))
+		earliest(c.restAt())
 	}
 	if c.app.due() {
 		earliest(c.now().Add(timerGranularity))
@@ -177,7 +177,7 @@ func (c *Conn) onTimer() {
 	if !c.pacedUntil.IsZero() && !now.Before(c.pacedUntil) {
 		c.pacedUntil = zeroTime
 	}
-	if c.mayRest() && !now.Before(c.lastHeard.Add(restAfter)) {
+	if c.mayRest() && !now.Before(c.restAt()) {
 		c.rest()
 	}
 	if c.app.due() {
@@ -194,6 +194,11 @@ func (c *Conn) onTimer() {
 		c.turns.score = 0 // the answer did not come
 	}
 	c.dirty = true
+}
+
+// unanswered tells whether a client's first flight was sent, and nothing came back.
+func (c *Conn) unanswered() bool {
+	return !c.server && c.stats.PacketsSent > 0 && len(c.ids.remote) == 0
 }
 
 // handshakeTimedOut tells the peer, if it ever answered, and gives up.
@@ -213,6 +218,7 @@ func (c *Conn) handshakeTimedOut() {
 // RFC 9002, Section 6.2.4: "When a PTO timer expires, a sender MUST send at
 // least one ack-eliciting packet in the packet number space as a probe."
 func (c *Conn) onLossTimeout() {
+	c.needAckWork()
 	space, probes := c.loss.OnTimeout(c.now(), &c.path.rtt, c.lossState(), c.path.cc, c.lostFunc)
 	if probes == 0 {
 		return

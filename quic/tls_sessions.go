@@ -147,6 +147,13 @@ func (s *spentTickets) extra(v Version, limits []uint64, now time.Time) []byte {
 }
 
 // judge tells what a ticket is good for. It can be good for 0-RTT once.
+//
+// RFC 9001, Section 9.2: "Endpoints MUST implement and use the replay protections
+// described in [TLS13], however it is recognized that these protections are
+// imperfect."
+//
+// RFC 9000, Section 7.4.1: "A server MUST reject 0-RTT data if the restored values
+// for transport parameters cannot be supported."
 func (s *spentTickets) judge(extra [][]byte, v Version, limits []uint64, now time.Time) (resumes, early bool) {
 	i := slices.IndexFunc(extra, func(x []byte) bool { return bytes.HasPrefix(x, []byte(sessionMark)) })
 	const fixed = 4 + 8 + len(ticketID{})

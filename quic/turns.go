@@ -2,8 +2,6 @@ package quic
 
 import (
 	"time"
-
-	"github.com/quic-fsgw/quic-fsgw/quic/recovery"
 )
 
 // Taking turns. Where one end asks and the other answers, an acknowledgement of
@@ -53,7 +51,7 @@ func (c *Conn) answered() {
 // awaitAnswer decides, after a batch of total bytes, whether the application's
 // answer is worth waiting for with the acknowledgement.
 func (c *Conn) awaitAnswer(total int) bool {
-	ok := c.turns.score >= turnsToTrust && total < viewThreshold && c.recv[recovery.AppData].PutOff(turnPatience)
+	ok := c.turns.score >= turnsToTrust && total < viewThreshold && c.recv.PutOff(turnPatience)
 	if ok != c.inTurns.Load() {
 		c.inTurns.Store(ok)
 	}

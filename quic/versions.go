@@ -411,8 +411,8 @@ func (c *Conn) restart(v Version) {
 	c.version, c.ver.original = v, v
 	c.keys[recovery.Initial] = initialKeys(v, c.ids.initial, false)
 	c.loss.OnRetry(func(*recovery.SentPacket) {})
-	limit := c.crypto[recovery.Initial].limit
-	c.crypto[recovery.Initial] = cryptoStream{limit: limit}
+	initial := c.cryptoOf(recovery.Initial)
+	*initial = cryptoStream{limit: initial.limit}
 	c.probes[recovery.Initial] = 0
 	c.token = c.cfg.Tokens.take(c.tokenServer(), v)
 	c.lastHeard = c.now()

@@ -31,6 +31,7 @@ const (
 	spnegoInit     = 0xa0 // NegTokenInit, RFC 4178 4.2.1
 	spnegoResp     = 0xa1 // NegTokenResp, RFC 4178 4.2.2
 	spnegoToken    = 0xa2 // mechToken and responseToken alike
+	spnegoMIC      = 0xa3 // mechListMIC
 )
 
 // maxToken is how much of a security buffer is looked at. The mechanisms that a
@@ -54,67 +55,76 @@ func checkKerberos(b []byte) error {
 	if off < headerLen+24 || off > len(b) {
 		return fmt.Errorf("smb: SESSION_SETUP has its token at %d", off)
 	}
-	return kerberosToken(b[off:min(off+n, len(b))])
+	return kerberosToken(b[off:min(off+n, len(b))], n)
 }
 
 // kerberosToken refuses what does not begin as a logon by Kerberos does, or the
-// later messages of one. The end of b may be cut off.
-func kerberosToken(b []byte) error {
-	if tag, inner, ok := derInner(b); ok && tag == gssInitial {
-		oid, rest, ok := derOIDValue(inner)
+// later messages of one. The end of b may be cut off: n is how long it is.
+//
+// It is strict: what a server may make of elements that come twice, in another
+// order, or behind the last, is not what was looked at.
+func kerberosToken(b []byte, n int) error {
+	first := der{b, n}
+	if tag, inner, behind, ok := first.next(); ok && behind.n == 0 && tag == gssInitial {
+		oid, rest, ok := inner.oid()
 		switch {
 		case ok && isKerberos(oid):
 			return nil
 		case !ok || !bytes.Equal(oid, oidSPNEGO):
 			return unknownToken(b)
 		}
-		b = rest
+		first = rest
 	}
-	tag, inner, ok := derInner(b)
-	if !ok || tag != spnegoInit && tag != spnegoResp {
+	tag, inner, behind, ok := first.next()
+	if !ok || behind.n != 0 || tag != spnegoInit && tag != spnegoResp {
 		return unknownToken(b)
 	}
-	if seq, fields, ok := derInner(inner); ok && seq == derSequence {
-		return mechToken(fields, tag == spnegoInit)
+	seq, fields, behind, ok := inner.next()
+	if !ok || behind.n != 0 || seq != derSequence {
+		return unknownToken(b)
 	}
-	return unknownToken(b)
+	return mechToken(fields, tag == spnegoInit)
 }
 
 // mechToken looks at the token among the fields of a NegTokenInit, where it must
-// be, or of a NegTokenResp, which may end with a checksum alone.
-func mechToken(fields []byte, initial bool) error {
-	for len(fields) > 0 {
-		tag, inner, ok := derInner(fields)
+// be the last one, or of a NegTokenResp, which may have none and may end with a
+// checksum.
+func mechToken(fields der, initial bool) error {
+	seen, last := false, byte(0)
+	for fields.n > 0 {
+		tag, inner, rest, ok := fields.next()
 		if !ok {
-			return unknownToken(fields)
-		}
-		switch {
-		case tag == spnegoToken:
-			if t, token, ok := derInner(inner); ok && t == derOctetString {
-				return bareKerberos(token)
-			}
-			return unknownToken(fields)
-		case tag > spnegoToken && !initial:
-			return nil
-		}
-		if fields, ok = derSkip(fields); !ok {
 			return fmt.Errorf("%w (what is offered before it takes over %d octets)", errNoToken, maxToken)
 		}
+		if tag <= last || tag > spnegoToken && (initial || tag != spnegoMIC) {
+			return fmt.Errorf("%w: its fields are out of order", errNoToken)
+		}
+		if tag == spnegoToken {
+			t, token, behind, ok := inner.next()
+			if !ok || behind.n != 0 || t != derOctetString {
+				return unknownToken(inner.b)
+			}
+			if err := bareKerberos(token); err != nil {
+				return err
+			}
+			seen = true
+		}
+		fields, last = rest, tag
 	}
-	if initial {
+	if initial && !seen {
 		return errNoToken
 	}
 	return nil
 }
 
 // bareKerberos accepts a token with the framing of RFC 2743, 3.1, of Kerberos.
-func bareKerberos(token []byte) error {
-	if tag, inner, ok := derInner(token); ok && tag == gssInitial {
-		if oid, _, ok := derOIDValue(inner); ok && isKerberos(oid) {
+func bareKerberos(token der) error {
+	if tag, inner, behind, ok := token.next(); ok && behind.n == 0 && tag == gssInitial {
+		if oid, _, ok := inner.oid(); ok && isKerberos(oid) {
 			return nil
 		}
 	}
-	return unknownToken(token)
+	return unknownToken(token.b)
 }
 
 func isKerberos(oid []byte) bool { return bytes.Equal(oid, oidKrb5) || bytes.Equal(oid, oidKrb5MS) }
@@ -127,52 +137,49 @@ func unknownToken(b []byte) error {
 	return errNoToken
 }
 
-// derHeader reads the tag and the length of a DER element; head is how long both
-// are. The element may be cut off.
-func derHeader(b []byte) (tag byte, head, length int, ok bool) {
+// der is a piece of DER: n octets, of which b has as many as are looked at.
+type der struct {
+	b []byte
+	n int
+}
+
+// cut returns the octets from to end of d.
+func (d der) cut(from, end int) der {
+	return der{d.b[min(from, len(d.b)):min(end, len(d.b))], end - from}
+}
+
+// next takes d apart into its first element, which has to fit, and the rest.
+func (d der) next() (tag byte, inner, rest der, ok bool) {
+	b := d.b
 	if len(b) < 2 || b[0]&0x1f == 0x1f {
-		return 0, 0, 0, false
+		return 0, inner, rest, false
 	}
-	tag, head, length = b[0], 2, int(b[1])
-	if length < 0x80 {
-		return tag, head, length, true
+	head, length := 2, int(b[1])
+	if length >= 0x80 {
+		// A security buffer has less than 64 KiB: up to two octets of length, in the least that do.
+		n := length & 0x7f
+		if n == 0 || n > 2 || len(b) < head+n {
+			return 0, inner, rest, false
+		}
+		length = 0
+		for _, c := range b[head : head+n] {
+			length = length<<8 | int(c)
+		}
+		if head += n; length < 0x80 || n == 2 && length <= 0xff {
+			return 0, inner, rest, false
+		}
 	}
-	// A security buffer has less than 64 KiB: up to two octets of length, in the least that do.
-	n := length & 0x7f
-	if n == 0 || n > 2 || len(b) < head+n {
-		return 0, 0, 0, false
+	if head+length > d.n {
+		return 0, inner, rest, false
 	}
-	length = 0
-	for _, c := range b[head : head+n] {
-		length = length<<8 | int(c)
-	}
-	return tag, head + n, length, length >= 0x80 && (n == 1 || length > 0xff)
+	return b[0], d.cut(head, head+length), d.cut(head+length, d.n), true
 }
 
-// derInner returns the contents of the first element of b, as far as b has them.
-func derInner(b []byte) (tag byte, inner []byte, ok bool) {
-	tag, head, length, ok := derHeader(b)
-	if !ok {
-		return 0, nil, false
+// oid takes an object identifier off d; it returns its encoding and what follows.
+func (d der) oid() (oid []byte, rest der, ok bool) {
+	tag, inner, rest, ok := d.next()
+	if !ok || tag != derOID || len(inner.b) < inner.n {
+		return nil, rest, false
 	}
-	return tag, b[head:min(head+length, len(b))], true
-}
-
-// derSkip returns what follows the first element of b, which must be whole.
-func derSkip(b []byte) (rest []byte, ok bool) {
-	_, head, length, ok := derHeader(b)
-	if !ok || head+length > len(b) {
-		return nil, false
-	}
-	return b[head+length:], true
-}
-
-// derOIDValue reads an object identifier; it returns its encoding and what follows.
-func derOIDValue(b []byte) (oid, rest []byte, ok bool) {
-	tag, oid, ok := derInner(b)
-	if !ok || tag != derOID {
-		return nil, nil, false
-	}
-	rest, ok = derSkip(b)
-	return oid, rest, ok
+	return inner.b, rest, true
 }

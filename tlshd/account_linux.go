@@ -38,11 +38,28 @@ func Account(name string, first int) (uid, gid int) {
 
 // helperCredential lets a helper begin as its own account instead of becoming
 // it later: it is never root. One capability of root's is left to it, to read
-// files that it may not, so that renewed keys stay root's alone.
+// files that it may not, so that renewed keys stay root's alone, and a second one
+// where it needs that to keep them out of swap.
 func helperCredential(a *syscall.SysProcAttr) {
 	uid, gid := Account(helperAccount, helperNumber)
 	a.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid), Groups: []uint32{uint32(gid)}}
-	a.AmbientCaps = []uintptr{unix.CAP_DAC_READ_SEARCH}
+	a.AmbientCaps = helperCapabilities()
+}
+
+func helperCapabilities() []uintptr {
+	caps := []uintptr{unix.CAP_DAC_READ_SEARCH}
+	var lim unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &lim); err == nil && lim.Max != unix.RLIM_INFINITY && !hasCapability(unix.CAP_SYS_RESOURCE) && hasCapability(unix.CAP_IPC_LOCK) {
+		caps = append(caps, unix.CAP_IPC_LOCK) // unlimitLocking can't
+	}
+	return caps
+}
+
+// hasCapability reports whether this process has a capability in effect.
+func hasCapability(n int) bool {
+	var sets [2]unix.CapUserData
+	err := unix.Capget(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &sets[0])
+	return err == nil && sets[n/32].Effective&(1<<(n%32)) != 0
 }
 
 // ownExecutable is a name for this program that whoever it runs as can

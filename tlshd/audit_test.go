@@ -3,10 +3,12 @@ package tlshd
 import (
 	"crypto/sha256"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
 	"log/slog"
 	"maps"
+	"math/big"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -80,12 +82,29 @@ func TestAudit(t *testing.T) {
 			t.Errorf("a peer's bytes as they are: %s", lines[len(lines)-1])
 		}
 	}
-	wantServer := map[string]uint64{"server ok": 2, "server client_cert_revoked": 1, "server client_cert_unknown_ca": 1, "server client_cert_missing": 1}
+	longNamed(t, s, l)
+	wantServer := map[string]uint64{"server ok": 2, "server client_cert_revoked": 1, "server client_cert_unknown_ca": 2, "server client_cert_missing": 1}
 	if got := l.Server.Stats().Outcomes; !maps.Equal(got, wantServer) {
 		t.Errorf("outcomes %v, want %v", got, wantServer)
 	}
-	wantClient := map[Reason]uint64{ReasonOK: 2, ReasonClientCertRevoked: 1, ReasonClientCertCA: 1, ReasonNoClientCert: 1}
+	wantClient := map[Reason]uint64{ReasonOK: 2, ReasonClientCertRevoked: 1, ReasonClientCertCA: 2, ReasonNoClientCert: 1}
 	if got := l.Client.Stats().Outcomes; !maps.Equal(got, wantClient) {
 		t.Errorf("the packet process counts %v, want %v", got, wantClient)
+	}
+}
+
+// longNamed: a name that is long, and longer when it is escaped, is cut and costs
+// nobody the helper.
+func longNamed(t *testing.T, s *site, l *Local) {
+	t.Helper()
+	name := strings.Repeat("\n\u00e9", 4000)
+	long := newRoot(t, name).leaf(t, ecKey(t), func(c *x509.Certificate) {
+		forClient(c)
+		c.Subject.CommonName, c.SerialNumber = name, new(big.Int).Lsh(big.NewInt(1), 158)
+	})
+	p := shake(t, viaHelper(l.Client, serverRequest(func(r *Request) { r.Options.ClientCert = ClientCertRequired })), s.raw(withCert(long)))
+	p.refused(StatusEKEYREJECTED, alertUnknownCA, ReasonClientCertCA)
+	if e := p.server.err; len(e.PeerSubject) > maxDetail || len(e.PeerSubject) < 256 || strings.ContainsAny(e.PeerSubject+e.PeerIssuer, "\n\u00e9") {
+		t.Errorf("subject %q, issuer %q", e.PeerSubject, e.PeerIssuer)
 	}
 }

@@ -169,6 +169,9 @@ func readPair(f *fileSet, c *Certificate) ([]*x509.Certificate, crypto.Signer, e
 		defer clear(kb)
 	}
 	key, err := parseKey(path, kb)
+	if err != nil && chain[0].PublicKeyAlgorithm == x509.UnknownPublicKeyAlgorithm {
+		err = fmt.Errorf("%w (the certificate's key is of a kind that Go's crypto/tls can't sign with, such as ML-DSA: give one for an ECDSA, RSA or Ed25519 key)", err)
+	}
 	return chain, key, err
 }
 

@@ -1,8 +1,12 @@
 package tlshd
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -22,6 +26,9 @@ type Config struct {
 
 	// CRL are files of revocation lists, PEM (several) or DER (one).
 	CRL []string `json:"crl,omitempty"`
+	// ClientCRLSets are the lists of some of ClientCASets, by the same names, instead
+	// of CRL.
+	ClientCRLSets map[string][]string `json:"client_crl_sets,omitempty"`
 	// CRLExpired says what happens when the only list of an issuer is past its
 	// next update: CRLRefuse (also when empty) or CRLWarn.
 	CRLExpired string `json:"crl_expired,omitempty"`
@@ -33,6 +40,10 @@ type Config struct {
 	TicketKeys string `json:"ticket_keys,omitempty"`
 	// NoTickets turns session tickets off.
 	NoTickets bool `json:"no_tickets,omitempty"`
+
+	// Groups are the key exchanges that are taken, by the names of Groups; empty: those
+	// that crypto/tls prefers. Which of them is used crypto/tls decides.
+	Groups []string `json:"groups,omitempty"`
 
 	// User and Group, names or numbers, are what a helper started as root
 	// becomes after it has read its files. Files that are to be reread must be
@@ -86,7 +97,8 @@ type Certificate struct {
 
 // ClientConfig is how the helper shakes hands as a client.
 type ClientConfig struct {
-	CA []string `json:"ca,omitempty"` // CA files; empty: the system's roots
+	CA  []string `json:"ca,omitempty"`  // CA files; empty: the system's roots
+	CRL []string `json:"crl,omitempty"` // files of revocation lists of servers; empty: Config.CRL
 	// Certificate is shown to servers that ask for one; nil: none.
 	Certificate *Certificate `json:"certificate,omitempty"`
 	// InsecureSkipVerify takes any certificate a server shows.
@@ -94,6 +106,23 @@ type ClientConfig struct {
 	// Sessions is how many sessions are kept for resumption; 0: 64, negative:
 	// none.
 	Sessions int `json:"sessions,omitempty"`
+}
+
+// groups are the names that Config.Groups knows.
+var groups = map[string]tls.CurveID{
+	"X25519MLKEM768": tls.X25519MLKEM768, "SecP256r1MLKEM768": tls.SecP256r1MLKEM768, "SecP384r1MLKEM1024": tls.SecP384r1MLKEM1024,
+	"X25519": tls.X25519, "P-256": tls.CurveP256, "P-384": tls.CurveP384, "P-521": tls.CurveP521,
+}
+
+// Groups lists the names that Config.Groups knows.
+func Groups() []string { return slices.Sorted(maps.Keys(groups)) }
+
+// curves are Config.Groups as crypto/tls has them; nil: its own.
+func (c *Config) curves() (out []tls.CurveID) {
+	for _, name := range c.Groups {
+		out = append(out, groups[name])
+	}
+	return out
 }
 
 // Defaults and bounds of Config.
@@ -119,6 +148,16 @@ func (c *Config) Validate() error {
 	}
 	if _, ok := c.ClientCASets[""]; ok {
 		return errors.New("tlshd: client_ca_sets: a set has no name (the unnamed set is client_ca)")
+	}
+	for _, name := range c.Groups {
+		if _, ok := groups[name]; !ok {
+			return fmt.Errorf("tlshd: groups: %q is none of %s", name, strings.Join(Groups(), ", "))
+		}
+	}
+	for name := range c.ClientCRLSets {
+		if _, ok := c.ClientCASets[name]; !ok {
+			return fmt.Errorf("tlshd: client_crl_sets: there is no set of client CAs called %q", name)
+		}
 	}
 	if c.MaxHandshakes < 0 || c.MaxHandshakes > maxMaxHandshakes {
 		return fmt.Errorf("tlshd: max_handshakes: %d is not in 0..%d", c.MaxHandshakes, maxMaxHandshakes)

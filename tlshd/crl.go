@@ -4,17 +4,20 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/asn1"
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 )
 
 // revocations are the lists of a configuration by issuer. Immutable.
 type revocations struct {
-	byIssuer map[string][]*revocationList // by the issuer's raw name
+	byIssuer map[string][]*revocationList // by nameKey of the issuer
 	warnOnly bool                         // about a list past its next update
 	hash     [32]byte
 }
@@ -23,6 +26,11 @@ type revocationList struct {
 	list    *x509.RevocationList
 	serials map[string]struct{}
 	path    string
+
+	// An issuer may divide its lists: scope tells them apart, which a newer list of
+	// another scope does not make up for.
+	scope            string
+	onlyUser, onlyCA bool
 
 	// A signature costs as much as a handshake's own: once per issuer is enough.
 	mu       sync.Mutex
@@ -51,6 +59,10 @@ var (
 	errNoRevocationLists = errors.New("no revocation list in it")
 )
 
+// nameKey is a name without regard to case and to the types of its strings, in
+// which a list and a certificate may differ. Whose list it is its signature says.
+func nameKey(n *pkix.Name) string { return strings.ToLower(n.String()) }
+
 func loadRevocations(f *fileSet, paths []string, expired string) (*revocations, error) {
 	rs := &revocations{byIssuer: map[string][]*revocationList{}, warnOnly: expired == CRLWarn}
 	sum := sha256.New()
@@ -69,7 +81,8 @@ func loadRevocations(f *fileSet, paths []string, expired string) (*revocations, 
 				f.expiries = append(f.expiries, Expiry{Kind: "crl", File: path, Subject: printable(l.list.Issuer.String()), At: l.list.NextUpdate, life: l.list.NextUpdate.Sub(l.list.ThisUpdate)})
 			}
 			sum.Write(l.list.Raw)
-			rs.byIssuer[string(l.list.RawIssuer)] = append(rs.byIssuer[string(l.list.RawIssuer)], l)
+			key := nameKey(&l.list.Issuer)
+			rs.byIssuer[key] = append(rs.byIssuer[key], l)
 		}
 	}
 	sum.Sum(rs.hash[:0])
@@ -108,19 +121,19 @@ func parseRevocationList(der []byte) (*revocationList, error) {
 	if err != nil {
 		return nil, err
 	}
+	l := &revocationList{list: list, serials: make(map[string]struct{}, len(list.RevokedCertificateEntries))}
 	for _, ext := range list.Extensions {
 		switch {
 		case ext.Id.Equal(oidDeltaCRL):
 			return nil, errors.New("a delta list (give the full one)")
 		case ext.Id.Equal(oidIssuingDistPoint):
-			if err := checkDistributionPoint(ext.Value); err != nil {
+			if err := l.setScope(ext.Value); err != nil {
 				return nil, err
 			}
 		case ext.Critical:
 			return nil, fmt.Errorf("critical extension %v is not known", ext.Id)
 		}
 	}
-	l := &revocationList{list: list, serials: make(map[string]struct{}, len(list.RevokedCertificateEntries))}
 	for i := range list.RevokedCertificateEntries {
 		e := &list.RevokedCertificateEntries[i]
 		if e.ReasonCode == 8 { // removeFromCRL, only in delta lists
@@ -131,10 +144,9 @@ func parseRevocationList(der []byte) (*revocationList, error) {
 	return l, nil
 }
 
-// checkDistributionPoint refuses lists whose scope is not all certificates of
-// the issuer that a TLS peer may show, because we would read them wrongly
-// (RFC 5280, Section 5.2.5).
-func checkDistributionPoint(der []byte) error {
+// setScope reads which of its issuer's certificates a list is about (RFC 5280,
+// Section 5.2.5), and refuses those that we would read wrongly.
+func (l *revocationList) setScope(der []byte) error {
 	var idp struct {
 		Point      asn1.RawValue  `asn1:"optional,tag:0"`
 		OnlyUser   bool           `asn1:"optional,tag:1"`
@@ -149,7 +161,17 @@ func checkDistributionPoint(der []byte) error {
 	if idp.Indirect || idp.Attributes || idp.Reasons.BitLength > 0 {
 		return errors.New("the list is indirect or covers only some reasons")
 	}
+	l.scope, l.onlyUser, l.onlyCA = string(der), idp.OnlyUser, idp.OnlyCA
 	return nil
+}
+
+// covers reports whether a certificate of the issuer would be in the list.
+func (l *revocationList) covers(c *x509.Certificate) bool {
+	return !(l.onlyUser && c.IsCA) && !(l.onlyCA && !c.IsCA)
+}
+
+func (l *revocationList) outdated(now time.Time) bool {
+	return !l.list.NextUpdate.IsZero() && now.After(l.list.NextUpdate)
 }
 
 // check looks for a revoked certificate in a verified chain, the root excepted,
@@ -174,33 +196,39 @@ const (
 )
 
 func (rs *revocations) checkOne(cert, issuer *x509.Certificate, now time.Time, warn func(string)) crlReason {
-	usable, outdated, bad := false, "", false
-	for _, l := range rs.byIssuer[string(cert.RawIssuer)] {
-		if len(l.list.AuthorityKeyId) > 0 && len(issuer.SubjectKeyId) > 0 && !bytes.Equal(l.list.AuthorityKeyId, issuer.SubjectKeyId) {
-			continue // of another key of an issuer with this name
+	bad := false
+	var fresh []string           // scopes of lists that are
+	var outdated *revocationList // the first of a scope that has no fresh one
+	lists := rs.byIssuer[nameKey(&cert.Issuer)]
+	for _, l := range lists {
+		if !l.covers(cert) {
+			continue
 		}
 		if !l.signedBy(issuer) {
-			bad = true
+			// An issuer of this name may have another key, and that its own lists.
+			sameKey := len(l.list.AuthorityKeyId) == 0 || len(issuer.SubjectKeyId) == 0 || bytes.Equal(l.list.AuthorityKeyId, issuer.SubjectKeyId)
+			bad = bad || sameKey && bytes.Equal(l.list.RawIssuer, cert.RawIssuer)
 			continue
 		}
 		if _, ok := l.serials[string(cert.SerialNumber.Bytes())]; ok {
 			return crlRevoked // an outdated list still knows what was revoked
 		}
-		if !l.list.NextUpdate.IsZero() && now.After(l.list.NextUpdate) {
-			outdated = l.path
-			continue
+		if !l.outdated(now) {
+			fresh = append(fresh, l.scope)
 		}
-		usable = true
+	}
+	for _, l := range lists {
+		if outdated == nil && l.covers(cert) && l.outdated(now) && l.signedBy(issuer) && !slices.Contains(fresh, l.scope) {
+			outdated = l
+		}
 	}
 	switch {
-	case usable:
-		return crlGood
-	case bad:
+	case bad && len(fresh) == 0:
 		return crlBad
-	case outdated != "" && !rs.warnOnly:
+	case outdated != nil && !rs.warnOnly:
 		return crlOutdated
-	case outdated != "":
-		warn(outdated)
+	case outdated != nil:
+		warn(outdated.path)
 	}
 	return crlGood
 }

@@ -151,6 +151,10 @@ const (
 )
 
 // acceptsEarly tells whether 0-RTT may be accepted with a ticket, and uses it up.
+//
+// RFC 9001, Section 9.2: "Endpoints MUST implement and use the replay protections
+// described in [TLS13], however it is recognized that these protections are
+// imperfect."
 func (h *serverHandshake) acceptsEarly(alpn string, ticket []byte, st earlyStamp) bool {
 	if !h.early.wanted || len(h.early.limits) == 0 || earlyForbidden(alpn) {
 		return false
@@ -185,6 +189,9 @@ func (h *serverHandshake) judgeEarly(offer *earlyOffer, ticket []byte, st *early
 }
 
 // withinLimits tells whether nothing that was promised is less now.
+//
+// RFC 9000, Section 7.4.1: "A server MUST reject 0-RTT data if the restored values
+// for transport parameters cannot be supported."
 func withinLimits(promised, now []uint64) bool {
 	if len(promised) != len(now) {
 		return false

@@ -122,6 +122,7 @@ func TestKeyFormats(t *testing.T) {
 		"no key":          {Certificate{Cert: ecCert, Key: rsCert}, "no private key"},
 		"no certificate":  {Certificate{Cert: write("11", pemOf("PRIVATE KEY", pkcs8))}, "no certificate"},
 		"nonsense":        {Certificate{Cert: write("12", []byte("hello"))}, "neither PEM nor"},
+		"ML-DSA-44":       {Certificate{Cert: "testdata/ml-dsa-44.crt", Key: "testdata/ml-dsa-44.key"}, "such as ML-DSA: give one for"},
 		"a folder":        {Certificate{Cert: dir}, "regular file"},
 		"too large":       {Certificate{Cert: write("13", make([]byte, maxCertFile+1))}, "at most"},
 		"missing":         {Certificate{Cert: filepath.Join(dir, "none")}, "no such file"},
@@ -142,6 +143,8 @@ func TestConfigValidate(t *testing.T) {
 		"crl":           {CRLExpired: "maybe"},
 		"unnamed set":   {ClientCASets: map[string][]string{"": nil}},
 		"handshakes":    {MaxHandshakes: -1},
+		"group":         {Groups: []string{"X25519", "x448"}},
+		"lists":         {ClientCRLSets: map[string][]string{"a": nil}},
 		"timeout":       {MaxTimeout: -1},
 		"client":        {Client: &ClientConfig{Certificate: &Certificate{}}},
 	} {

@@ -443,7 +443,8 @@ const appSecrets = 3<<(2*LevelHandshake) | 3<<(2*LevelApp)
 func (h *Handshake) receiveDone(as attributes) *Error {
 	if status := Status(as.u32(attrStatus)); status != StatusOK {
 		return &Error{Status: status, Alert: as.u8(attrAlert), Reason: Reason(as.str(attrReason)), Detail: as.str(attrDetail),
-			Peer: hex.EncodeToString(as.bytes(attrPeerHash))}
+			Peer:        hex.EncodeToString(as.bytes(attrPeerHash)),
+			PeerSubject: as.str(attrPeerSubject), PeerIssuer: as.str(attrPeerIssuer), PeerSerial: as.str(attrPeerSerial)}
 	}
 	st := &State{
 		Version: as.u16(attrTLSVersion), Suite: as.u16(attrSuite), Group: as.u16(attrGroup),

@@ -114,6 +114,12 @@ func TestClientCertificates(t *testing.T) {
 	l := startLocal(t, s.cfg)
 	wrongProof := good
 	wrongProof.PrivateKey = otherKey{good.PrivateKey.(crypto.Signer).Public(), ecKey(t)}
+	mlDSA := good // of RFC 9881, Appendix C
+	if certs, err := (&fileSet{}).readCertificates("testdata/ml-dsa-44.crt"); err != nil {
+		t.Fatal(err)
+	} else {
+		mlDSA.Certificate, mlDSA.Leaf = [][]byte{certs[0].Raw}, nil
+	}
 	malformed := good
 	malformed.Certificate = [][]byte{{0x30, 0x03, 0x02, 0x01, 0x01}}
 	long := good
@@ -147,6 +153,7 @@ func TestClientCertificates(t *testing.T) {
 		{"a server's", leaf(forServer("x")), "smb", ReasonClientCertEKU, alertUnsupportedCert},
 		{"may not sign", leaf(func(c *x509.Certificate) { forClient(c); c.KeyUsage = x509.KeyUsageKeyEncipherment }), "smb", ReasonClientCertKeyUsage, alertUnsupportedCert},
 		{"unknown key algorithm", unknownKey(t, good), "smb", ReasonClientCertKey, alertUnsupportedCert},
+		{"ML-DSA-44", mlDSA, "smb", ReasonClientCertKey, alertUnsupportedCert},
 		{"malformed", malformed, "smb", ReasonClientCertParse, alertDecodeError},
 		{"without the key", wrongProof, "smb", ReasonClientCertProof, alertDecryptError},
 		{"too many", long, "smb", ReasonClientCertChain, alertBadCertificate},
@@ -166,6 +173,17 @@ func TestClientCertificates(t *testing.T) {
 					if p.server.err.Peer != want {
 						t.Errorf("refused as %q, want %q", p.server.err.Peer, want)
 					}
+					subject, issuer, number := "", "", ""
+					if want != "" {
+						leaf, err := x509.ParseCertificate(tc.cert.Certificate[0])
+						if err != nil {
+							t.Fatal(err)
+						}
+						subject, issuer, number = leaf.Subject.String(), leaf.Issuer.String(), leaf.SerialNumber.Text(16)
+					}
+					if e := p.server.err; e.PeerSubject != subject || e.PeerIssuer != issuer || e.PeerSerial != number {
+						t.Errorf("refused as %q of %q, serial %q", e.PeerSubject, e.PeerIssuer, e.PeerSerial)
+					}
 					continue
 				}
 				p.ok()
@@ -175,37 +193,6 @@ func TestClientCertificates(t *testing.T) {
 			}
 		})
 	}
-}
-
-// Revocation lists that are out of date, or signed by somebody else.
-func TestRevocationLists(t *testing.T) {
-	s := newSite(t)
-	crl := filepath.Join(s.dir, "x.crl")
-	revoked, good := s.clientCA.leaf(t, ecKey(t), forClient), s.clientCA.leaf(t, ecKey(t), forClient)
-	replaceFile(t, crl, s.clientCA.crl(t, time.Now().Add(-time.Minute), revoked.Leaf))
-	s.cfg.CRL = []string{crl}
-	l := startLocal(t, s.cfg)
-	try := func(c tls.Certificate) *pair {
-		return shake(t, viaHelper(l.Client, serverRequest(func(r *Request) { r.Options.ClientCert = ClientCertRequired })), s.raw(withCert(c)))
-	}
-	try(good).refused(StatusEKEYREJECTED, alertCertificateUnknown, ReasonCRLExpired)
-	try(revoked).refused(StatusEKEYREJECTED, alertCertificateRevoked, ReasonClientCertRevoked)
-	s.cfg.CRLExpired = CRLWarn
-	reload(t, l, s.cfg)
-	try(good).ok()
-	try(revoked).refused(StatusEKEYREJECTED, alertCertificateRevoked, ReasonClientCertRevoked)
-	// Of the same name, signed by another key.
-	impostor := &authority{cert: s.clientCA.cert, key: ecKey(t)}
-	cert := *impostor.cert
-	cert.PublicKey = impostor.key.Public()
-	impostor.cert = &cert
-	replaceFile(t, crl, impostor.crl(t, time.Now().Add(time.Hour)))
-	reload(t, l, s.cfg)
-	try(good).refused(StatusEKEYREJECTED, alertCertificateUnknown, ReasonCRLInvalid)
-	// A revoked intermediate.
-	replaceFile(t, crl, s.clientRoot.crl(t, time.Now().Add(time.Hour), s.clientCA.cert))
-	reload(t, l, s.cfg)
-	try(good).refused(StatusEKEYREJECTED, alertCertificateRevoked, ReasonClientCertRevoked)
 }
 
 func reload(t *testing.T, l *Local, cfg Config) {
@@ -355,4 +342,31 @@ func TestAfterTheHandshake(t *testing.T) {
 
 func (p *pair) sink(server bool) func(Event) {
 	return func(e Event) { p.events <- pairEvent{server, e} }
+}
+
+// Only the key exchanges that are configured are taken.
+func TestGroups(t *testing.T) {
+	s := newSite(t)
+	for _, tc := range []struct {
+		ours   []string
+		theirs []tls.CurveID
+		want   tls.CurveID // 0: refused
+	}{
+		{nil, nil, tls.X25519MLKEM768},
+		{[]string{"X25519MLKEM768"}, nil, tls.X25519MLKEM768},
+		{[]string{"X25519MLKEM768", "SecP384r1MLKEM1024"}, []tls.CurveID{tls.X25519, tls.CurveP256}, 0},
+		{[]string{"P-384"}, nil, tls.CurveP384}, // by way of a HelloRetryRequest
+		{[]string{"X25519"}, []tls.CurveID{tls.X25519MLKEM768, tls.X25519}, tls.X25519},
+	} {
+		s.cfg.Groups = tc.ours
+		l := startLocal(t, s.cfg)
+		p := shake(t, viaHelper(l.Client, serverRequest(nil)), s.raw(func(c *tls.Config) { c.CurvePreferences = tc.theirs }))
+		if tc.want == 0 {
+			p.refused(StatusEACCES, alertHandshakeFailure, ReasonTLS)
+			continue
+		}
+		if got := tls.CurveID(p.ok().server.state.Group); got != tc.want {
+			t.Errorf("%q with %v: %v, want %v", tc.ours, tc.theirs, got, tc.want)
+		}
+	}
 }

@@ -82,7 +82,7 @@ func harden(cfg Config, spawned bool) ([]string, error) {
 		}
 	}
 	did("no-core", unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}))
-	did("mlock", lockMemory())
+	did("mlock", lockMemory(cfg.User == "" && cfg.Group == ""))
 	switch err := becomeUser(cfg.User, cfg.Group); {
 	case err != nil:
 		return steps, err
@@ -127,15 +127,16 @@ func HardenPacketProcess() []string {
 // open. The names of what is in force are returned.
 func Harden(cfg Config) ([]string, error) { return harden(cfg, false) }
 
-// lockMemory keeps keys out of swap. Without a limit only: later allocations
-// would fail at it, and take the process along.
-func lockMemory() error {
+// lockMemory keeps keys out of swap. Without a limit only, or with the capability
+// that stands above it, if that stays: later allocations would fail at the limit,
+// and take the process along.
+func lockMemory(staysItself bool) error {
 	var lim unix.Rlimit
 	inf := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
 	if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &lim); err != nil {
 		return err
 	}
-	if lim.Cur != inf.Cur {
+	if lim.Cur != inf.Cur && !(staysItself && hasCapability(unix.CAP_IPC_LOCK)) {
 		if err := unix.Setrlimit(unix.RLIMIT_MEMLOCK, &inf); err != nil {
 			return err
 		}

@@ -455,10 +455,14 @@ func TestHelperIsNeverRoot(t *testing.T) {
 		if uid == 0 || gid == 0 {
 			t.Fatalf("account %d, group %d", uid, gid)
 		}
-		dacReadSearch := fmt.Sprintf("%016x", 1<<unix.CAP_DAC_READ_SEARCH)
+		want := uint64(1 << unix.CAP_DAC_READ_SEARCH)
+		if len(helperCapabilities()) > 1 {
+			want |= 1 << unix.CAP_IPC_LOCK
+		}
+		caps := fmt.Sprintf("%016x", want)
 		for _, w := range []string{
 			"Uid:" + strings.Repeat(fmt.Sprintf("\t%d", uid), 4), "Gid:" + strings.Repeat(fmt.Sprintf("\t%d", gid), 4), fmt.Sprintf("Groups:\t%d ", gid),
-			"CapEff:\t" + dacReadSearch, "CapPrm:\t" + dacReadSearch,
+			"CapEff:\t" + caps, "CapPrm:\t" + caps,
 		} {
 			if !strings.Contains(string(status), w+"\n") {
 				t.Errorf("no %q in\n%s", w, status)
@@ -466,6 +470,9 @@ func TestHelperIsNeverRoot(t *testing.T) {
 		}
 		if !slices.Contains(p.Hardening(), "unprivileged") {
 			t.Errorf("in force: %q", p.Hardening())
+		}
+		if !slices.Contains(p.Hardening(), "mlock") || lockedMemory(t, p.Pid()) < 1<<20 {
+			t.Errorf("memory is not locked: %d bytes, in force: %q", lockedMemory(t, p.Pid()), p.Hardening())
 		}
 	}
 	if landlockVersion() > 0 && !slices.Contains(p.Hardening(), "landlock") {
@@ -475,6 +482,25 @@ func TestHelperIsNeverRoot(t *testing.T) {
 	if err := p.Reload(testContext(t), s.cfg); err != nil {
 		t.Errorf("%v\n%s", err, log)
 	}
+}
+
+// lockedMemory is how much of a process's memory can't be swapped out.
+func lockedMemory(t *testing.T, pid int) int64 {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var kb int64
+	for line := range strings.Lines(string(b)) {
+		if rest, ok := strings.CutPrefix(line, "VmLck:"); ok {
+			_, err = fmt.Sscan(rest, &kb)
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return kb << 10
 }
 
 // What Landlock takes away is gone for the thread that asked, and for nobody else.

@@ -113,6 +113,11 @@ const (
 	attrEarlyLimits attr = 0x8002 // a server's, 8 bytes each
 	attrQUICVersion attr = 0x8003 // that sessions are good for
 	attrSession     attr = 0x8004 // a client's, to be kept with sessions
+
+	// Of the certificate of a client that was refused, for people.
+	attrPeerSubject attr = 0x8005
+	attrPeerIssuer  attr = 0x8006
+	attrPeerSerial  attr = 0x8007 // hexadecimal digits
 )
 
 // rule says how often and how long an attribute may be in a message.
@@ -167,7 +172,8 @@ var grammar = [numMsgTypes][]rule{
 		{attr: attrSuite, min: 2, max: 2}, {attr: attrGroup, min: 2, max: 2}, {attr: attrPeerName, max: maxLabel},
 		{attr: attrALPN, max: 255}, {attr: attrAuthMode, min: 1, max: 1},
 		{attr: attrRemoteAuth, min: 1, max: maxCertLen, many: maxChainLen}, {attr: attrResumed, min: 1, max: 1},
-		{attr: attrExporter, min: 32, max: 32}, {attr: attrGeneration, min: 8, max: 8}, {attr: attrPeerHash, min: 32, max: 32}},
+		{attr: attrExporter, min: 32, max: 32}, {attr: attrGeneration, min: 8, max: 8}, {attr: attrPeerHash, min: 32, max: 32},
+		{attr: attrPeerSubject, max: maxDetail}, {attr: attrPeerIssuer, max: maxDetail}, {attr: attrPeerSerial, max: 64}},
 	msgCancel:  {},
 	msgReload:  {{attr: attrJSON, max: maxMessage}, {attr: attrStatus, min: 4, max: 4}, {attr: attrDetail, max: maxDetail}},
 	msgStats:   {{attr: attrJSON, max: maxMessage}},

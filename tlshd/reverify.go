@@ -78,7 +78,7 @@ func (ses *session) verify(id uint64, as attributes) error {
 		if set == nil {
 			bad = refused(alertUnknownCA, ReasonPolicy, "there is no set of client CAs of that name any more")
 		} else {
-			v := &verification{roots: set.pool, crls: st.crls, alpn: alpn, now: time.Now(), warn: ses.warnCRL, verdicts: &clientVerdicts}
+			v := &verification{roots: set.pool, crls: set.crls, alpn: alpn, now: time.Now(), warn: ses.warnCRL, verdicts: &clientVerdicts}
 			chain, bad = v.verify(certs)
 		}
 		b := encodeFailure(&Error{Reason: ReasonOK})

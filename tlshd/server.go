@@ -437,6 +437,10 @@ func encodeFailure(e *Error) body {
 	b.str(attrDetail, d[:min(len(d), maxDetail)])
 	if sum, err := hex.DecodeString(e.Peer); err == nil && len(sum) == sha256.Size {
 		b.bytes(attrPeerHash, sum)
+		// Escaped, a name may be longer than it was.
+		b.str(attrPeerSubject, e.PeerSubject[:min(len(e.PeerSubject), maxDetail)])
+		b.str(attrPeerIssuer, e.PeerIssuer[:min(len(e.PeerIssuer), maxDetail)])
+		b.str(attrPeerSerial, e.PeerSerial)
 	}
 	return b
 }

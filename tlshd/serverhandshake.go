@@ -211,6 +211,7 @@ func (h *serverHandshake) fail(err *Error) bool {
 	if h.server && h.peer != nil && err.Reason != ReasonClientCertProof {
 		sum := sha256.Sum256(h.peer.Raw)
 		err.Peer = hex.EncodeToString(sum[:])
+		err.PeerSubject, err.PeerIssuer, err.PeerSerial = printableName(&h.peer.Subject), printableName(&h.peer.Issuer), serialDigits(h.peer)
 	}
 	return err.Reason != ReasonCanceled
 }

@@ -2,8 +2,11 @@ package tlshd
 
 import (
 	"context"
+	"crypto/sha1" // Windows' thumbprint, for people to find a certificate by
 	"crypto/sha256"
 	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/hex"
 	"errors"
 	"net"
@@ -54,7 +57,7 @@ func (h *serverHandshake) explain(err error) *Error {
 
 // tlsConfig makes the configuration of one handshake.
 func (h *serverHandshake) tlsConfig() *tls.Config {
-	c := &tls.Config{MinVersion: tls.VersionTLS13, NextProtos: h.protos, VerifyConnection: h.verifyConnection}
+	c := &tls.Config{MinVersion: tls.VersionTLS13, NextProtos: h.protos, VerifyConnection: h.verifyConnection, CurvePreferences: h.st.cfg.curves()}
 	if k := h.ses.s.keyLog; k != nil {
 		c.KeyLogWriter = k
 	}
@@ -145,10 +148,10 @@ func (h *serverHandshake) inspectHello(hello *tls.ClientHelloInfo) (*tls.Config,
 
 // verifyConnection is called by crypto/tls on every handshake, resumed or not.
 func (h *serverHandshake) verifyConnection(cs tls.ConnectionState) error {
-	v := &verification{server: !h.server, crls: h.st.crls, alpn: cs.NegotiatedProtocol, now: time.Now(), warn: h.ses.warnCRL}
+	v := &verification{server: !h.server, alpn: cs.NegotiatedProtocol, now: time.Now(), warn: h.ses.warnCRL}
 	if h.server {
 		h.bind(cs.NegotiatedProtocol)
-		v.verdicts, v.roots = &clientVerdicts, h.set.pool
+		v.verdicts, v.roots, v.crls = &clientVerdicts, h.set.pool, h.set.crls
 		switch {
 		case h.opts.ClientCert == ClientCertNone:
 			return nil
@@ -158,7 +161,7 @@ func (h *serverHandshake) verifyConnection(cs tls.ConnectionState) error {
 			return refused(alertCertificateRequired, ReasonNoClientCert, "the client has shown no certificate")
 		}
 	} else {
-		v.verdicts, v.roots, v.dnsName = &serverVerdicts, h.st.client.roots, strings.TrimSuffix(h.name, ".")
+		v.verdicts, v.roots, v.crls, v.dnsName = &serverVerdicts, h.st.client.roots, h.st.client.crls, strings.TrimSuffix(h.name, ".")
 		if h.st.client.insecure {
 			return nil
 		}
@@ -176,6 +179,15 @@ func (h *serverHandshake) verifyConnection(cs tls.ConnectionState) error {
 	}
 	h.chain = chain
 	return nil
+}
+
+func printableName(n *pkix.Name) string { return printable(n.String()) }
+
+// serialDigits are those of a serial number, of which RFC 5280, Section 4.1.2.2,
+// allows 20 octets, and nobody has to keep to that.
+func serialDigits(c *x509.Certificate) string {
+	s := c.SerialNumber.Text(16)
+	return s[:min(len(s), 64)]
 }
 
 // audit writes the one line of a handshake.
@@ -202,8 +214,9 @@ func (h *serverHandshake) audit(err *Error) {
 	}
 	if h.peer != nil {
 		sum := sha256.Sum256(h.peer.Raw)
-		args = append(args, "peer_subject", printable(h.peer.Subject.String()), "peer_issuer", printable(h.peer.Issuer.String()),
-			"peer_serial", h.peer.SerialNumber.Text(16), "peer_sha256", hex.EncodeToString(sum[:]), "peer_verified", err == nil && len(h.chain) > 0)
+		thumbprint := sha1.Sum(h.peer.Raw)
+		args = append(args, "peer_subject", printableName(&h.peer.Subject), "peer_issuer", printableName(&h.peer.Issuer), "peer_serial", serialDigits(h.peer),
+			"peer_sha256", hex.EncodeToString(sum[:]), "peer_sha1", hex.EncodeToString(thumbprint[:]), "peer_verified", err == nil && len(h.chain) > 0)
 		if n := len(h.chain); err == nil && n > 0 {
 			anchor := sha256.Sum256(h.chain[n-1].Raw)
 			args = append(args, "chain", n, "anchor_sha256", hex.EncodeToString(anchor[:]))

@@ -26,12 +26,14 @@ type state struct {
 // caSet is a set of CAs that client certificates may come from.
 type caSet struct {
 	pool *x509.CertPool
+	crls *revocations
 	hash [sha256.Size]byte
 	size int
 }
 
 type clientState struct {
 	roots    *x509.CertPool // nil: the system's
+	crls     *revocations
 	cert     *tls.Certificate
 	insecure bool
 	sessions *sessionCache // nil: none
@@ -54,27 +56,45 @@ func loadState(cfg Config, old *state, now time.Time) (*state, error) {
 	if st.certs, err = loadServerCertificates(st.files, cfg.Certificates); err != nil {
 		return st, err
 	}
-	st.caSets = map[string]*caSet{}
-	if st.caSets[""], err = loadCASet(st.files, cfg.ClientCA); err != nil {
-		return st, fmt.Errorf("tlshd: client_ca: %w", err)
-	}
-	for name, paths := range cfg.ClientCASets {
-		if st.caSets[name], err = loadCASet(st.files, paths); err != nil {
-			return st, fmt.Errorf("tlshd: client_ca of %q: %w", name, err)
-		}
-	}
-	if st.crls, err = loadRevocations(st.files, cfg.CRL, cfg.CRLExpired); err != nil {
+	if err := st.loadTrust(); err != nil {
 		return st, err
 	}
 	if st.tickets, err = st.loadTickets(old, now); err != nil {
 		return st, err
 	}
 	if cfg.Client != nil {
-		if st.client, err = loadClient(st.files, cfg.Client, old); err != nil {
+		if st.client, err = st.loadClient(old); err != nil {
 			return st, err
 		}
 	}
 	return st, nil
+}
+
+// loadTrust reads the CAs of clients and the revocation lists.
+func (st *state) loadTrust() (err error) {
+	cfg := &st.cfg
+	if st.crls, err = loadRevocations(st.files, cfg.CRL, cfg.CRLExpired); err != nil {
+		return err
+	}
+	st.caSets = map[string]*caSet{}
+	if st.caSets[""], err = loadCASet(st.files, cfg.ClientCA); err != nil {
+		return fmt.Errorf("tlshd: client_ca: %w", err)
+	}
+	st.caSets[""].crls = st.crls
+	for name, paths := range cfg.ClientCASets {
+		set, err := loadCASet(st.files, paths)
+		if err != nil {
+			return fmt.Errorf("tlshd: client_ca of %q: %w", name, err)
+		}
+		set.crls = st.crls
+		if own := cfg.ClientCRLSets[name]; len(own) > 0 {
+			if set.crls, err = loadRevocations(st.files, own, cfg.CRLExpired); err != nil {
+				return fmt.Errorf("%w (of %q)", err, name)
+			}
+		}
+		st.caSets[name] = set
+	}
+	return nil
 }
 
 func (st *state) loadTickets(old *state, now time.Time) (*ticketKeys, error) {
@@ -108,8 +128,15 @@ func loadCASet(f *fileSet, paths []string) (*caSet, error) {
 	return set, nil
 }
 
-func loadClient(f *fileSet, c *ClientConfig, old *state) (*clientState, error) {
-	cs := &clientState{insecure: c.InsecureSkipVerify}
+func (st *state) loadClient(old *state) (*clientState, error) {
+	f, c := st.files, st.cfg.Client
+	cs := &clientState{insecure: c.InsecureSkipVerify, crls: st.crls}
+	if len(c.CRL) > 0 {
+		var err error
+		if cs.crls, err = loadRevocations(f, c.CRL, st.cfg.CRLExpired); err != nil {
+			return nil, fmt.Errorf("%w (of the client)", err)
+		}
+	}
 	sum := sha256.New()
 	if len(c.CA) > 0 {
 		set, err := loadCASet(f, c.CA)
@@ -149,8 +176,8 @@ func (st *state) policy(set *caSet, o *Options) [sha256.Size]byte {
 	sum := sha256.New()
 	sum.Write([]byte("quic-fsgw policy 1\x00"))
 	sum.Write(set.hash[:])
-	sum.Write(st.crls.hash[:])
-	sum.Write([]byte{boolByte(st.crls.warnOnly), byte(o.ClientCert)})
+	sum.Write(set.crls.hash[:])
+	sum.Write([]byte{boolByte(set.crls.warnOnly), byte(o.ClientCert)})
 	sum.Write(binary.BigEndian.AppendUint32(nil, uint32(len(o.Policy))))
 	sum.Write([]byte(o.Policy))
 	return [sha256.Size]byte(sum.Sum(nil))

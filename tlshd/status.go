@@ -132,8 +132,11 @@ type Error struct {
 	Reason Reason
 	Detail string // for people: what, where, why; peer bytes are escaped
 	// Peer is the SHA-256, in hexadecimal digits, of the certificate that a
-	// client showed and that was refused; "": none, or it has not the key.
+	// client showed and that was refused; "": none, or it has not the key. A
+	// certificate is refused before its key was asked for.
 	Peer string
+	// PeerSubject, PeerIssuer and PeerSerial (hexadecimal) are that certificate's.
+	PeerSubject, PeerIssuer, PeerSerial string
 
 	cause error
 }
@@ -141,6 +144,9 @@ type Error struct {
 // Unwrap returns the cause: ErrHelperGone, ErrPostHandshakeAuth, ErrClosed or
 // nil.
 func (e *Error) Unwrap() error { return e.cause }
+
+// Timeout reports whether the handshake was not done in time.
+func (e *Error) Timeout() bool { return e.Status == StatusETIMEDOUT }
 
 // Error returns "tls handshake: detail (reason, status, alert n)".
 func (e *Error) Error() string {

@@ -3,17 +3,21 @@
 package main
 
 import (
+	"crypto/ecdsa"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/binary"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -93,7 +97,8 @@ type authorityServer struct {
 	CA        string // that its own HTTPS is trusted by
 }
 
-func startPebble(t *testing.T, challengePort int) *authorityServer {
+// life is how long its certificates are valid; 0: Pebble's own idea of it.
+func startPebble(t *testing.T, challengePort int, life time.Duration) *authorityServer {
 	t.Helper()
 	dir := t.TempDir()
 	bin := filepath.Join(dir, "pebble")
@@ -107,6 +112,7 @@ func startPebble(t *testing.T, challengePort int) *authorityServer {
 	port := freeTCPPort(t)
 	conf := filepath.Join(dir, "pebble.json")
 	b, err := json.Marshal(map[string]any{"pebble": map[string]any{
+		"profiles":      map[string]any{"default": map[string]any{"description": "for a test", "validityPeriod": int(life.Seconds())}},
 		"listenAddress": fmt.Sprintf("127.0.0.1:%d", port), "managementListenAddress": fmt.Sprintf("127.0.0.1:%d", freeTCPPort(t)),
 		"certificate": cert, "privateKey": key, "httpPort": freeTCPPort(t), "tlsPort": challengePort,
 	}})
@@ -165,7 +171,7 @@ func shownBy(t *testing.T, g *gatewayProcess, name string) *x509.Certificate {
 // no other process has its key.
 func TestACME(t *testing.T) {
 	challenges := freeTCPPort(t)
-	pebble := startPebble(t, challenges)
+	pebble := startPebble(t, challenges, 0)
 	dir := filepath.Join(shortDir(t), "acme")
 	backend := startCounting(t)
 	a := newAuthority(t)
@@ -211,6 +217,7 @@ func TestACME(t *testing.T) {
 		t.Fatal(err)
 	}
 	needle := map[string][]byte{"D": d, "DER": keyBlock.Bytes}
+	httpsIsolated(t, g, needle)
 	if len(found(t, g.Child(helperWord), needle)) == 0 {
 		t.Error("the key is not found in the helper: the search is worth nothing")
 	}
@@ -228,6 +235,131 @@ func TestACME(t *testing.T) {
 	g.Log.wait(t, mark, "what it has kept", func(l logLine) bool { return l.Msg == "certificate is there" })
 	if again := shownBy(t, g, acmeName); !again.Equal(shown) {
 		t.Error("another certificate after the restart: it was fetched anew")
+	}
+}
+
+// httpsIsolated: the process on TCP is a user of its own in a sandbox, and holds
+// the keys it fetched and no other of the helper's.
+func httpsIsolated(t *testing.T, g *gatewayProcess, own map[string][]byte) {
+	t.Helper()
+	pid := g.Child(httpsWord)
+	for key, want := range map[string]string{"NoNewPrivs": "1", "Seccomp": "2"} {
+		for _, got := range idsOf(t, pid, key) {
+			if got != want {
+				t.Errorf("%s of the https process is %s, want %s", key, got, want)
+			}
+		}
+	}
+	if os.Geteuid() == 0 {
+		for _, other := range []int{g.Pid, g.Child(workerWord), g.Child(helperWord)} {
+			if a, b := idsOf(t, pid, "Uid")[0], idsOf(t, other, "Uid")[0]; a == b {
+				t.Errorf("the https process and %d are the same user, %s", other, a)
+			}
+		}
+	}
+	if len(found(t, pid, own)) == 0 {
+		t.Error("the key is not found in the https process, which has made it: the search is worth nothing")
+	}
+	_, theirs := g.Authority.files("other.test")
+	if len(found(t, g.Child(helperWord), secrets(t, theirs))) == 0 {
+		t.Errorf("%s is not found in the helper: the search is worth nothing", theirs)
+	}
+	if names := found(t, pid, secrets(t, theirs)); len(names) > 0 {
+		t.Errorf("the https process holds %q of %s", names, theirs)
+	}
+}
+
+// A certificate is renewed by itself, with a new key, before it ends: the helper,
+// which is nobody and reads it by its group, shows it without a word, and a
+// connection that is there stays. A name that is added is fetched after a reload.
+func TestACMERenewal(t *testing.T) {
+	challenges := freeTCPPort(t)
+	pebble := startPebble(t, challenges, 18*time.Second)
+	dir := filepath.Join(shortDir(t), "acme")
+	backend := startCounting(t)
+	const second = "second.acme.test"
+	a, helper := newAuthority(t), ""
+	if os.Geteuid() == 0 {
+		helper = "  user: nobody\n  group: nogroup\n"
+		readableByGroup(t, a, "other.test", "nogroup")
+		if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	g := startGateway(t, gatewaySetup{Authority: a, Names: []string{"other.test"}, Tlshd: helper,
+		Rest: fmt.Sprintf(`https:
+  listen: "127.0.0.1:%d"
+  acme: {names: [%s], directory: %q, ca: %q, accept_terms: true, dir: %q}
+`, challenges, acmeName, pebble.Directory, pebble.CA, dir) + strings.ReplaceAll(quietSMB(backend.Addr), sambatest.Host, fmt.Sprintf("[%s, %s]", acmeName, second))})
+	var before, now *x509.Certificate
+	eventually(t, "a certificate", func() bool {
+		before = shownBy(t, g, acmeName)
+		return strings.Contains(before.Issuer.CommonName, "Pebble")
+	})
+	live := peer{ServerName: acmeName}.mustDial(t, g.Addr)
+	st := stream(t, live)
+	if _, err := st.Write(negotiate()); err != nil {
+		t.Fatal(err)
+	}
+	server := <-backend.conns
+	defer server.Close()
+
+	eventually(t, "the renewed certificate", func() bool {
+		now = shownBy(t, g, acmeName)
+		return !now.Equal(before)
+	})
+	if !strings.Contains(now.Issuer.CommonName, "Pebble") || !now.NotBefore.Before(before.NotAfter) {
+		t.Errorf("%s, from %s; the one before ended at %s", now.Issuer, now.NotBefore, before.NotAfter)
+	}
+	if old, ok := before.PublicKey.(*ecdsa.PublicKey); !ok || old.Equal(now.PublicKey) {
+		t.Error("the key is the same as before")
+	}
+	if _, err := server.Write(negotiateAnswer()); err != nil {
+		t.Fatal(err)
+	}
+	_ = st.SetReadDeadline(time.Now().Add(e2eDeadline))
+	if _, err := io.ReadFull(st, make([]byte, len(negotiateAnswer()))); err != nil {
+		t.Errorf("the connection from before the renewal: %v", err)
+	}
+
+	text, err := os.ReadFile(g.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.write(strings.Replace(string(text), "{names: ["+acmeName+"]", "{names: ["+acmeName+", "+second+"]", 1))
+	mustCLI(t, time.Minute, nil, "reload", "-c", g.Config)
+	eventually(t, "a certificate for the name that was added", func() bool {
+		return strings.Contains(shownBy(t, g, second).Issuer.CommonName, "Pebble")
+	})
+	if err := live.Err(); err != nil {
+		t.Errorf("the connection from before the reload: %v", err)
+	}
+	g.write(strings.Replace(string(text), fmt.Sprintf("127.0.0.1:%d\"\n  acme", challenges), fmt.Sprintf("127.0.0.1:%d\"\n  acme", freeTCPPort(t)), 1))
+	if r := cli(t, time.Minute, nil, "reload", "-c", g.Config); r.Code != exitFailed || !strings.Contains(r.Err, "restart to apply it") {
+		t.Errorf("another address: exit %d, %q", r.Code, r.Err)
+	}
+}
+
+// readableByGroup issues a server certificate whose files a group can read, which
+// is what a helper with tlshd.user needs of all its files when one of them changes.
+func readableByGroup(t *testing.T, a *authority, name, group string) {
+	t.Helper()
+	cert, key := a.server(name)
+	g, err := user.LookupGroup(group)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gid, err := strconv.Atoi(g.Gid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range []string{cert, key} {
+		if err := errors.Join(os.Chown(f, 0, gid), os.Chmod(f, 0o640)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(os.Chmod(a.dir, 0o755), os.Chmod(filepath.Dir(a.dir), 0o755)); err != nil {
+		t.Fatal(err)
 	}
 }
 

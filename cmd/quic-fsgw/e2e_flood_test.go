@@ -3,9 +3,7 @@
 package main
 
 import (
-	"context"
 	"crypto/tls"
-	"encoding/binary"
 	"fmt"
 	"net"
 	"os"
@@ -16,48 +14,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/quic-fsgw/quic-fsgw/internal/flight"
 	"github.com/quic-fsgw/quic-fsgw/nfs/ganeshatest"
-	"github.com/quic-fsgw/quic-fsgw/quic/protect"
-	"github.com/quic-fsgw/quic-fsgw/quic/wire"
 )
-
-// firstFlights are Initials of n connections, with a ClientHello that the gateway
-// has a route for, made in advance: sending them costs nothing else.
-func firstFlights(t *testing.T, n int) (out [][]byte) {
-	t.Helper()
-	q := tls.QUICClient(&tls.QUICConfig{TLSConfig: &tls.Config{ServerName: nfsName, NextProtos: []string{"sunrpc"}, MinVersion: tls.VersionTLS13}})
-	defer q.Close()
-	src, _ := wire.MakeConnID([]byte("flooder"))
-	params := wire.TransportParams{InitialSrc: src, HasInitialSrc: true, InitialMaxData: 1 << 20, ActiveConnIDLimit: 2}
-	q.SetTransportParameters(params.Append(nil, false))
-	if err := q.Start(context.Background()); err != nil {
-		t.Fatal(err)
-	}
-	var hello []byte
-	for e := q.NextEvent(); e.Kind != tls.QUICNoEvent; e = q.NextEvent() {
-		if e.Kind == tls.QUICWriteData {
-			hello = append(hello, e.Data...)
-		}
-	}
-	for i := range n {
-		id := binary.BigEndian.AppendUint64([]byte("flood"), uint64(i))
-		dst, _ := wire.MakeConnID(id)
-		key, _ := protect.InitialKeys(wire.Version1, id)
-		for off, pn := 0, uint64(0); off < len(hello); pn++ {
-			b, lengthAt := wire.AppendLong(make([]byte, 0, 1200), wire.PacketInitial, wire.Version1, dst, src, nil, pn, 2)
-			hdr := len(b)
-			part := hello[off:min(len(hello), off+1000)]
-			b = append(wire.AppendCryptoHeader(b, uint64(off), len(part)), part...)
-			off += len(part)
-			b = wire.AppendPadding(b, 1200-protect.TagLen-len(b))
-			wire.SetLength(b, lengthAt, 2+len(b)-hdr+protect.TagLen)
-			b = key.Seal(b[:hdr], b[hdr:], b[:hdr], pn)
-			key.ProtectHeader(b, hdr-2, 2)
-			out = append(out, b)
-		}
-	}
-	return out
-}
 
 // cpuSeconds is the processor time that a process has used.
 func cpuSeconds(t *testing.T, pid int) float64 {
@@ -129,7 +88,7 @@ func TestSoakFloodOfInitials(t *testing.T) {
 	}
 	before := moved()
 
-	flights := firstFlights(t, 4000)
+	flights := flight.Initials(t, 4000, &tls.Config{ServerName: nfsName, NextProtos: []string{"sunrpc"}, MinVersion: tls.VersionTLS13})
 	u, err := net.Dial("udp", s.Addr)
 	if err != nil {
 		t.Fatal(err)

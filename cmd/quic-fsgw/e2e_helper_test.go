@@ -50,9 +50,11 @@ type between struct {
 	t        *testing.T
 	listener *net.UnixListener
 	helper   string
+	pid      int // of the helper
 
 	mu      sync.Mutex
 	gateway *net.UnixConn // the newest connection
+	real    *net.UnixConn // and that to the helper
 	verdict []byte        // the last DONE
 	stalled chan struct{} // not nil: nothing is passed to the gateway until it is closed
 	conns   int
@@ -60,6 +62,8 @@ type between struct {
 
 const (
 	frameDone   = 10
+	frameCancel = 11
+	frameAttach = 14
 	frameHeader = 16
 )
 
@@ -97,7 +101,7 @@ func (b *between) pass(c *net.UnixConn) {
 	}
 	defer h.Close()
 	b.mu.Lock()
-	b.gateway = c
+	b.gateway, b.real = c, h
 	b.conns++
 	b.mu.Unlock()
 	var work sync.WaitGroup
@@ -138,12 +142,25 @@ func (b *between) say(data []byte, fds ...int) {
 	b.t.Helper()
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.send(b.gateway, data, fds)
+}
+
+// tell sends one to the helper.
+func (b *between) tell(data []byte, fds ...int) {
+	b.t.Helper()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.send(b.real, data, fds)
+}
+
+func (b *between) send(to *net.UnixConn, data []byte, fds []int) {
+	b.t.Helper()
 	var oob []byte
 	if len(fds) > 0 {
 		oob = syscall.UnixRights(fds...)
 	}
-	if _, _, err := b.gateway.WriteMsgUnix(data, oob, nil); err != nil && !errors.Is(err, syscall.EPIPE) && !errors.Is(err, io.ErrClosedPipe) {
-		b.t.Errorf("say %d bytes: %v", len(data), err)
+	if _, _, err := to.WriteMsgUnix(data, oob, nil); err != nil && !errors.Is(err, syscall.EPIPE) && !errors.Is(err, io.ErrClosedPipe) {
+		b.t.Errorf("send %d bytes: %v", len(data), err)
 	}
 }
 
@@ -208,6 +225,7 @@ func helperSite(t *testing.T) (*nfsStage, *between) {
 	helper := startHelperService(t, conf, real)
 	helper.Log.wait(t, 0, "the helper to listen", func(l logLine) bool { return strings.Contains(l.Raw, "handshake helper listening") })
 	b := startBetween(t, front, real)
+	b.pid = helper.cmd.Process.Pid
 	return newNFSStage(t, nfsSetup{exports: ganeshatest.Pseudo, authority: newAuthority(t), clients: a, tlshd: "  mode: socket\n  socket: " + front + "\n"}), b
 }
 
@@ -243,7 +261,7 @@ func TestHostile45HelperMisbehaves(t *testing.T) {
 	if len(replay) == 0 {
 		t.Fatal("no verdict has passed")
 	}
-	before := descriptors(t, worker)
+	before, ofHelper := descriptors(t, worker), descriptors(t, b.pid)
 
 	// What the gateway passes over, and stays connected.
 	seen := b.connections()
@@ -256,8 +274,22 @@ func TestHostile45HelperMisbehaves(t *testing.T) {
 		t.Errorf("after a replayed verdict: exit %d, %d connections more: %s", r.Code, b.connections()-seen, r.Err)
 	}
 
-	// What ends the helper.
+	// What the helper passes over: nobody's request, with descriptors that are no
+	// packet process's to send.
+	b.tell(helperFrame(frameCancel, 0, 1<<60, 0), fd, fd, fd)
+	if r := ls(); r.Code != 0 || b.connections() != seen {
+		t.Errorf("after descriptors for the helper: exit %d, %d connections more: %s", r.Code, b.connections()-seen, r.Err)
+	}
+
+	// What ends the helper, for the gateway or by itself.
 	for name, data := range map[string][]byte{
+		"to it: a short write":    helperFrame(frameCancel, 4096, 7, 100),
+		"to it: half a header":    helperFrame(frameCancel, 0, 7, 0)[:7],
+		"to it: oversize":         helperFrame(frameCancel, 16<<10, 7, 40<<10),
+		"to it: a length of 2GiB": helperFrame(frameCancel, 1<<31-1, 7, 16),
+		"to it: a verdict":        replay,
+		"to it: a connection":     helperFrame(frameAttach, 0, 7, 0),
+
 		"a short write":    helperFrame(frameDone, 4096, 7, 100),
 		"half a header":    helperFrame(frameDone, 0, 7, 0)[:7],
 		"oversize":         helperFrame(frameDone, 16<<10, 7, 40<<10),
@@ -266,13 +298,19 @@ func TestHostile45HelperMisbehaves(t *testing.T) {
 		"zeros":            make([]byte, 4096),
 	} {
 		seen, mark := b.connections(), s.Log.mark()
-		b.say(data, fd)
+		if strings.HasPrefix(name, "to it: ") {
+			b.tell(data, fd)
+		} else {
+			b.say(data, fd)
+		}
 		s.Log.wait(t, mark, name+" to end the helper", func(l logLine) bool { return l.Msg == "handshake helper lost" })
 		s.Log.wait(t, mark, "the helper to be back after "+name, func(l logLine) bool { return l.Msg == "handshake helper connected" })
 		if r := ls(); r.Code != 0 || b.connections() <= seen {
 			t.Errorf("after %s: exit %d, %d connections more: %s", name, r.Code, b.connections()-seen, r.Err)
 		}
 	}
+
+	t.Logf("after all of these the copy was under way: %v", c.running())
 
 	// One that takes all and says nothing: the handshake's own deadline.
 	b.stall()
@@ -282,6 +320,7 @@ func TestHostile45HelperMisbehaves(t *testing.T) {
 	b.resume()
 	eventually(t, "the helper to serve again", func() bool { return ls().Code == 0 })
 	eventually(t, "the descriptors to be closed", func() bool { return descriptors(t, worker) <= before+2 })
+	eventually(t, "the helper's to be closed", func() bool { return descriptors(t, b.pid) <= ofHelper+2 })
 	if s.Child(workerWord) != worker {
 		t.Error("the packet process is another")
 	}

@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"math/big"
@@ -32,12 +33,13 @@ type refusals struct {
 	backend *countingBackend
 	clients *authority // of client certificates
 	old     *authority // the same, made two days ago
+	audit   string     // file
 }
 
 const secureName = "secure.test"
 
 func startRefusals(t *testing.T, rest string) *refusals {
-	r := &refusals{backend: startCounting(t), clients: newAuthority(t), old: &authority{t: t, dir: t.TempDir()}}
+	r := &refusals{backend: startCounting(t), clients: newAuthority(t), old: &authority{t: t, dir: t.TempDir()}, audit: filepath.Join(t.TempDir(), "audit")}
 	revoked, _ := r.clients.client("revoked.corp.test")
 	crl := makeCRL(t, r.clients, revoked)
 	denied, _ := r.clients.client("denied.corp.test")
@@ -47,7 +49,7 @@ func startRefusals(t *testing.T, rest string) *refusals {
 	cas := filepath.Join(t.TempDir(), "clients.pem")
 	concat(t, cas, r.clients.CA, r.old.CA)
 	r.gatewayProcess = startGateway(t, gatewaySetup{
-		Names: []string{secureName, sambatest.Host},
+		Names: []string{secureName, sambatest.Host}, Log: fmt.Sprintf(", audit: %q", r.audit),
 		Tlshd: fmt.Sprintf("  client_ca: [%s]\n  crl: [%s]\n  crl_expired: warn\n", cas, crl),
 		Rest: fmt.Sprintf(`access:
   staff:
@@ -192,9 +194,11 @@ func TestHostile62Refused(t *testing.T) {
 			}
 		})
 	}
+	t.Run("audit", func(t *testing.T) { r.audited(t, strangers) })
 	t.Run("server not trusted", func(t *testing.T) { r.distrusted(t, ok, strangers) })
 	t.Run("smbclient", func(t *testing.T) { r.smbclient(t) })
 	t.Run("client commands", func(t *testing.T) { r.commands(t, ok, strangers) })
+	t.Run("revoked server", func(t *testing.T) { r.revokedServer(t, ok) })
 	if n := r.backend.count.Load(); n != 0 {
 		t.Fatalf("the backend was dialed %d times", n)
 	}
@@ -332,6 +336,67 @@ func (r *refusals) commands(t *testing.T, ok peer, strangers *authority) {
 		if l.str("reason") != tt.reason.Name {
 			t.Errorf("%s: the log says %s, want reason %s", tt.name, l.Raw, tt.reason.Name)
 		}
+	}
+}
+
+// audited: the audit log has one line for each who was refused, which says who, by
+// which rule and why, whether TLS has failed or the rule has refused.
+func (r *refusals) audited(t *testing.T, strangers *authority) {
+	b, err := os.ReadFile(r.audit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lines []map[string]any
+	for text := range strings.Lines(string(b)) {
+		var l map[string]any
+		if err := json.Unmarshal([]byte(text), &l); err != nil {
+			t.Fatalf("%v: %s", err, text)
+		}
+		lines = append(lines, l)
+	}
+	for _, tt := range []struct {
+		of     *authority
+		name   string
+		reason string
+	}{
+		{strangers, "laptop.corp.test", reason.UnknownCA.Name}, {r.old, "old.corp.test", reason.ExpiredCertificate.Name},
+		{r.clients, "revoked.corp.test", reason.RevokedCertificate.Name}, {r.clients, "stranger.test", "not_allowed"}, {r.clients, "denied.corp.test", "denied"},
+	} {
+		file, _ := tt.of.files(tt.name)
+		c, n := parseCert(t, file), 0
+		for _, l := range lines {
+			if l["client_sha256"] != fingerprint(t, file) {
+				continue
+			}
+			n++
+			for key, want := range map[string]any{"reason": tt.reason, "rule": "staff", "route": "secure", "serial": c.SerialNumber.Text(16)} {
+				if l[key] != want {
+					t.Errorf("%s: %s is %v, want %v", tt.name, key, l[key], want)
+				}
+			}
+			if id, _ := l["conn"].(string); id == "" {
+				t.Errorf("%s: no connection ID: %v", tt.name, l)
+			}
+			if !strings.Contains(fmt.Sprint(l["client"]), c.Subject.CommonName) || !strings.Contains(fmt.Sprint(l["issuer"]), c.Issuer.CommonName) {
+				t.Errorf("%s: client %v of %v", tt.name, l["client"], l["issuer"])
+			}
+		}
+		if n != 1 {
+			t.Errorf("%s: %d lines", tt.name, n)
+		}
+	}
+	if len(lines) != 9 {
+		t.Errorf("%d lines, want one for each who was refused", len(lines))
+	}
+}
+
+// revokedServer: a client command refuses a server whose certificate is revoked.
+func (r *refusals) revokedServer(t *testing.T, ok peer) {
+	server, _ := r.Authority.files(secureName)
+	res := cli(t, e2eDeadline, nil, "ls", "--ca", r.Authority.CA, "--crl", makeCRL(t, r.Authority, server), "--server-name", secureName, "--cert", ok.Cert, "--key", ok.Key,
+		fmt.Sprintf("smb://user@127.0.0.1:%d/share", r.Port))
+	if res.Code != exitRemote || !strings.Contains(res.Err, "revoked") {
+		t.Errorf("exit status %d: %s", res.Code, res.Err)
 	}
 }
 

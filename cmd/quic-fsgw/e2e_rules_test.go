@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/quic-fsgw/quic-fsgw/gateway/reason"
+	"github.com/quic-fsgw/quic-fsgw/quic"
 )
 
 // The truth table of access rules, with real certificates through the program's
@@ -217,6 +218,8 @@ func TestHostile49TruthTable(t *testing.T) {
 	rootList := filepath.Join(dir, "all.crl")
 	s.root.list(t, rootList, retired.cert)
 	s.crl += ", " + rootList
+	ownList := filepath.Join(dir, "own.crl")
+	s.devices.list(t, ownList, other.Leaf)
 	writeCAs(t, s.cas, s.root)
 	sum := func(c tls.Certificate) string { return fmt.Sprintf("%x", sha256.Sum256(c.Certificate[0])) }
 	deviceCA, labCA := `{issuer: "CN=Device CA,O=Example"}`, `{issuer: "CN=Lab CA,O=Example"}`
@@ -233,6 +236,7 @@ func TestHostile49TruthTable(t *testing.T) {
 		"denymiddle": "allow: [" + root + "], deny: [" + fmt.Sprintf("{sha256: \"%x\"}", sha256.Sum256(s.devices.cert.Raw)) + "]",
 		"denyboth":   "allow: [" + thisLeaf + "], deny: [" + thisLeaf + "]",
 		"labonly":    "allow: [" + labCA + "]",
+		"own":        "allow: [{any: true}], crl: [" + ownList + "]",
 	}, s)
 	past := func(c *x509.Certificate) {
 		c.NotBefore, c.NotAfter = time.Now().Add(-2*time.Hour), time.Now().Add(-time.Hour)
@@ -270,6 +274,9 @@ func TestHostile49TruthTable(t *testing.T) {
 		{"for any use", "any", s.devices.device(t, "x.test", use(x509.ExtKeyUsageAny)), in},
 		{"revoked", "any", revoked, reason.RevokedCertificate},
 		{"revoked CA", "any", retired.device(t, "x.test", nil), reason.RevokedCertificate},
+		{"revoked in the rule's own list", "own", other, reason.RevokedCertificate},
+		{"revoked in a list that is not the rule's", "own", revoked, in},
+		{"revoked in the list of another rule", "any", other, in},
 		{"of a key that nobody knows", "any", unknownAlgorithm(t, laptop), reason.UnsupportedCert},
 		{"of a CA that is not trusted", "any", s.old.device(t, "x.test", nil), reason.UnknownCA},
 		{"of a CA of the same name", "any", newIssuer(t, "Example Root", nil).device(t, "laptop.test", nil), reason.UnknownCA},
@@ -315,5 +322,51 @@ func (s *ruleSite) resumeWithoutCA(t *testing.T, laptop tls.Certificate) {
 	s.Log.wait(t, mark, "the helper to read the new CAs", func(l logLine) bool { return l.Msg == "files changed and were reread" })
 	if why, resumed := visit(); why != reason.UnknownCA.Name || resumed {
 		t.Errorf("with the CA gone: %s, resumed %v", why, resumed)
+	}
+}
+
+// A connection does not outlive the certificate that it was let in by, nor its
+// CA's; others stay.
+func TestCertificateEndsWhileConnected(t *testing.T) {
+	dir := t.TempDir()
+	s := &ruleSite{cas: filepath.Join(dir, "cas.pem"), crl: filepath.Join(dir, "root.crl")}
+	s.root = newIssuer(t, "Example Root", nil)
+	until := func(end time.Time) func(*x509.Certificate) {
+		return func(c *x509.Certificate) { c.NotBefore, c.NotAfter = time.Now().Add(-time.Hour), end }
+	}
+	end := time.Now().Add(15 * time.Second)
+	short := issueRules(t, &x509.Certificate{Subject: pkix.Name{CommonName: "Short CA"}, IsCA: true, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageCertSign, NotBefore: time.Now().Add(-time.Hour), NotAfter: end}, s.root)
+	s.root.list(t, s.crl)
+	writeCAs(t, s.cas, s.root)
+	backend := startCounting(t)
+	startRules(t, backend.Addr, map[string]string{"any": "allow: [{any: true}]"}, s)
+	connect := func(c tls.Certificate) *quic.Conn {
+		t.Helper()
+		conn := peer{ServerName: "any.rules.test"}.showing(c).mustDial(t, s.Addr)
+		if _, err := stream(t, conn).Write(negotiate()); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.CloseWithError(0, "") })
+		c2 := <-backend.conns // it is let in
+		t.Cleanup(func() { c2.Close() })
+		return conn
+	}
+	staying := connect(s.root.device(t, "staying.test", nil))
+	for name, conn := range map[string]*quic.Conn{"its own": connect(s.root.device(t, "short.test", until(end))), "its CA's": connect(short.device(t, "under.test", nil))} {
+		select {
+		case <-conn.Done():
+		case <-time.After(time.Until(end) + 2*e2eDeadline):
+			t.Fatalf("%s certificate has ended, and the connection has not", name)
+		}
+		if code, _, remote := remoteCode(conn.Err()); !remote || code != reason.ExpiredCertificate.Code {
+			t.Errorf("%s: %v", name, conn.Err())
+		}
+		if time.Now().Before(end) {
+			t.Errorf("%s: cut before the end", name)
+		}
+	}
+	if err := staying.Err(); err != nil {
+		t.Errorf("the one whose certificate has not ended: %v", err)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 )
@@ -164,6 +165,31 @@ routes: [{name: r, match: {server_name: files.test}, access: staff, smb: {backen
 		if code, _, errOut := do(t, "check", "-c", file); code != 2 || !strings.Contains(errOut, tt.want) {
 			t.Errorf("%s: %d %q", tt.want, code, errOut)
 		}
+	}
+	// As AD CS exports it, the CA first.
+	var chain []byte
+	for _, name := range []string{"ca.crt", "files.test.crt"} {
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		chain = append(chain, b...)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "chain.crt"), chain, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	write(strings.Replace(conf, "files.test.crt", "chain.crt", 1))
+	if code, _, errOut := do(t, "check", "-c", file); code != 0 || errOut != "" {
+		t.Errorf("the CA first: %d %s", code, errOut)
+	}
+	// Who has the ticket keys can make himself any client's session.
+	keys := filepath.Join(dir, "tickets")
+	if err := os.WriteFile(keys, []byte(strings.Repeat("ab", 32)+"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	write(strings.Replace(conf, "{certificates", "{ticket_keys: tickets, certificates", 1))
+	if code, _, errOut := do(t, "check", "-c", file); runtime.GOOS != "windows" && (code != 0 || !strings.Contains(errOut, "everybody on this machine")) {
+		t.Errorf("ticket keys for everybody: %d %s", code, errOut)
 	}
 	write(strings.Replace(conf, "files.test.crt", "none.crt", 1))
 	if code, _, errOut := do(t, "check", "-c", file, "--no-files"); code != 0 {

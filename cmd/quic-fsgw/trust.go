@@ -17,13 +17,14 @@ import (
 
 // trustFlags are the flags of every client command.
 type trustFlags struct {
-	config, ca, cert, key, serverName, passwordFile, keyLog, congestion string
-	insecure                                                            bool
+	config, ca, crl, cert, key, serverName, passwordFile, keyLog, congestion string
+	insecure                                                                 bool
 }
 
 func (t *trustFlags) register(fs *flag.FlagSet) {
 	fs.StringVar(&t.config, "c", "", "configuration `file` with a client section (default "+defaultConfig+", if it is there)")
 	fs.StringVar(&t.ca, "ca", "", "CA certificates to trust, a `file`; without it the system's")
+	fs.StringVar(&t.crl, "crl", "", "revocation lists for server certificates, a `file`")
 	fs.StringVar(&t.cert, "cert", "", "client certificate `file`")
 	fs.StringVar(&t.key, "key", "", "its private key, a `file`")
 	fs.StringVar(&t.serverName, "server-name", "", "`name` to ask for and to verify, instead of the URL's host")
@@ -58,6 +59,7 @@ func (t *trustFlags) apply() error {
 		return nil
 	}
 	t.ca = first(t.ca, string(c.Client.CA))
+	t.crl = first(t.crl, string(c.Client.CRL))
 	if t.cert == "" {
 		t.cert, t.key = string(c.Client.Cert), string(c.Client.Key)
 	}
@@ -80,6 +82,9 @@ func (t *trustFlags) helperConfig() tlshd.Config {
 	cc := &tlshd.ClientConfig{InsecureSkipVerify: t.insecure}
 	if t.ca != "" {
 		cc.CA = []string{t.ca}
+	}
+	if t.crl != "" {
+		cc.CRL = []string{t.crl}
 	}
 	if t.cert != "" {
 		cc.Certificate = &tlshd.Certificate{Cert: t.cert, Key: t.key}

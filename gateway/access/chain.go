@@ -2,6 +2,7 @@ package access
 
 import (
 	"bytes"
+	"crypto/sha1"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/asn1"
@@ -11,6 +12,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 )
 
 // maxChain bounds the work one client can cause.
@@ -35,11 +37,13 @@ func (n Name) String() string { return n.Kind + ":" + n.Value }
 // Chain is a parsed certificate chain. All strings may hold what the client
 // chose to put there: escape them in logs.
 type Chain struct {
-	Subject string // RFC 4514
-	Issuer  string // RFC 4514
-	Serial  string // hex
-	SHA256  string // of the leaf, hex, no colons
-	Names   []Name // of the leaf
+	Subject string    // RFC 4514
+	Issuer  string    // RFC 4514
+	Serial  string    // hex
+	SHA256  string    // of the leaf, hex, no colons
+	SHA1    string    // the same by Windows' thumbprint, which no rule goes by
+	Names   []Name    // of the leaf
+	Ends    time.Time // of the certificate that ends first
 
 	others          []otherName // of the leaf, those that no rule can name
 	leaf            *x509.Certificate
@@ -85,6 +89,9 @@ func ParseChain(chain [][]byte) (*Chain, error) {
 		}
 		c.dns = append(c.dns, names)
 		c.sums = append(c.sums, sha256.Sum256(der))
+		if i == 0 || cert.NotAfter.Before(c.Ends) {
+			c.Ends = cert.NotAfter
+		}
 		if i > 0 {
 			continue
 		}
@@ -92,6 +99,8 @@ func ParseChain(chain [][]byte) (*Chain, error) {
 		c.Subject, c.Issuer = subject.String(), issuer.String()
 		c.Serial = cert.SerialNumber.Text(16)
 		c.SHA256 = hex.EncodeToString(c.sums[0][:])
+		thumbprint := sha1.Sum(der)
+		c.SHA1 = hex.EncodeToString(thumbprint[:])
 		if c.Names, c.others, err = alternativeNames(cert); err != nil {
 			return nil, fmt.Errorf("subject alternative names: %w", err)
 		}

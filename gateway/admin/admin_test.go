@@ -352,7 +352,7 @@ func TestSocketEndsDuringDrain(t *testing.T) {
 }
 
 func TestListenUnix(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "a.sock")
+	path := filepath.Join(t.TempDir(), "quic-fsgw", "a.sock") // the folder is made
 	l, err := ListenUnix(path)
 	if err != nil {
 		t.Fatal(err)

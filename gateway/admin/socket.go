@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -48,9 +50,13 @@ const (
 	writeTime     = 10 * time.Second
 )
 
-// ListenUnix makes the socket file, with mode 0660. A file left over by a
-// process that no longer answers is replaced; a live one is an error.
+// ListenUnix makes the socket file, with mode 0660, and its folder if that is not
+// there. A file left over by a process that no longer answers is replaced; a live
+// one is an error.
 func ListenUnix(path string) (*net.UnixListener, error) {
+	if err := os.Mkdir(filepath.Dir(path), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, fmt.Errorf("admin socket: %w", err)
+	}
 	addr := &net.UnixAddr{Name: path, Net: "unix"}
 	l, err := net.ListenUnix("unix", addr)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/quic-fsgw/quic-fsgw/gateway/reason"
 	"github.com/quic-fsgw/quic-fsgw/quic"
 )
 
@@ -127,5 +128,29 @@ func connectError(u *RemoteURL, err error) error {
 	if errors.As(err, &te) {
 		return &ConnectError{u.String(), te}
 	}
+	if why := endedByGateway(u, err); why != nil {
+		return &ConnectError{u.String(), why}
+	}
 	return err
+}
+
+// endedByGateway puts the name to the code that a gateway has ended a stream or
+// connection with (docs/close-codes.md); nil if it did not.
+func endedByGateway(u *RemoteURL, err error) error {
+	var code uint64
+	if se, ok := errors.AsType[*quic.StreamError](err); ok && se.Remote {
+		code = se.Code
+	} else if ae, ok := errors.AsType[*quic.ApplicationError](err); ok && ae.Remote {
+		code = ae.Code
+	} else {
+		return nil
+	}
+	layer := reason.RPC
+	if u.Scheme == "smb" {
+		layer = reason.SMB
+	}
+	if word := reason.Word(layer, code); word != "" {
+		return fmt.Errorf("the gateway has ended it: %s (code 0x%x; its log has the reason)", word, code)
+	}
+	return nil
 }

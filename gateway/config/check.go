@@ -89,7 +89,7 @@ func checkRule(d *decoder, tags []*access.Tag, name string, r AccessRule) Access
 	case "optional":
 		r.Rule.Mode = access.Optional
 	case "none":
-		if len(r.Allow)+len(r.Deny)+len(r.ClientCA) > 0 {
+		if len(r.Allow)+len(r.Deny)+len(r.ClientCA)+len(r.CRL) > 0 {
 			d.errorAt(path, "client_certificate: required", "has entries that are never looked at: no certificate is asked for")
 		}
 		return r

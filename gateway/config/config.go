@@ -72,6 +72,7 @@ type Tlshd struct {
 	ClientCA     []Path        `yaml:"client_ca" doc:"CA certificates that client certificates must chain to; PEM or DER"`
 	CRL          []Path        `yaml:"crl" doc:"Revocation lists for client certificates; PEM or DER"`
 	CRLExpired   string        `yaml:"crl_expired" default:"refuse" enum:"refuse|warn" doc:"What a list past its nextUpdate does to the clients of that CA"`
+	Groups       []string      `yaml:"groups" enum:"X25519MLKEM768|SecP256r1MLKEM768|SecP384r1MLKEM1024|X25519|P-256|P-384|P-521" doc:"Key exchanges that clients may use; empty: those that Go prefers, X25519MLKEM768 among them; names with MLKEM alone: post-quantum only"`
 	TicketKeys   Path          `yaml:"ticket_keys" default:"" doc:"File of session ticket keys shared by several gateways; empty: made at start, kept by the helper"`
 	UnsafeKeyLog Path          `yaml:"unsafe_key_log" default:"" doc:"File that the TLS secrets of all connections are appended to, as SSLKEYLOGFILE has them: who reads it can read all traffic. For finding faults only; the environment variable is never looked at"`
 }
@@ -92,9 +93,14 @@ type AccessRule struct {
 	Allow             []Matcher `yaml:"allow" doc:"At least one must match, unless a deny does"`
 	Deny              []Matcher `yaml:"deny" doc:"One match anywhere in the chain refuses"`
 	ClientCA          []Path    `yaml:"client_ca" doc:"Instead of tlshd.client_ca, for routes with this rule"`
+	CRL               []Path    `yaml:"crl" doc:"Instead of tlshd.crl, for routes with this rule"`
 
 	Rule *access.Rule `yaml:"-"`
 }
+
+// OwnTrust reports whether clients under this rule are verified by other CAs or
+// lists than those of tlshd.
+func (r *AccessRule) OwnTrust() bool { return len(r.ClientCA)+len(r.CRL) > 0 }
 
 // Matcher is one entry of allow or deny; exactly one field is set.
 type Matcher struct {
@@ -264,7 +270,7 @@ type ACME struct {
 	Email       string   `yaml:"email" default:"" doc:"Where the authority may write to"`
 	AcceptTerms bool     `yaml:"accept_terms" default:"false" doc:"You accept the authority's terms of service; must be true"`
 	Dir         Path     `yaml:"dir" default:"/var/lib/quic-fsgw/acme" doc:"Directory of the account and the certificates, owned by the process's account; NAME.pem is key and chain, read by the handshake helper"`
-	RenewBefore Duration `yaml:"renew_before" default:"720h" min:"1h" max:"8760h" doc:"A certificate is renewed this long before its end"`
+	RenewBefore Duration `yaml:"renew_before" default:"0s" min:"0s" max:"8760h" doc:"A certificate is renewed this long before its end, but not in the first half of its life; 0s: by a third of its life, at most 30 days"`
 }
 
 // File is where the certificate for a name is.
@@ -290,6 +296,7 @@ type Realm struct {
 type QUIC struct {
 	Congestion    string   `yaml:"congestion" default:"cubic" enum:"newreno|cubic|bbr" doc:"Congestion control: cubic shares fairly, bbr keeps its speed under random loss (quic-recovery.md)"`
 	Versions      []string `yaml:"versions" default:"v1,v2" enum:"v1|v2" doc:"QUIC versions, best first; of those that a client offers the first is taken; sunrpc is accepted on v1 only"`
+	Handshake     Duration `yaml:"handshake_timeout" default:"10s" min:"1s" max:"30s" doc:"A handshake that is not done by then ends"`
 	IdleTimeout   Duration `yaml:"idle_timeout" default:"30s" min:"1s" max:"24h" doc:"A silent connection ends after this"`
 	Keepalive     Duration `yaml:"keepalive" default:"10s" min:"0s" max:"12h" doc:"PING after this much silence; 0s: none; must be below idle_timeout"`
 	Retry         string   `yaml:"retry" default:"auto" enum:"auto|always|never" doc:"Address validation before a handshake; auto: while many handshakes are under way or more than half of limits.handshakes_per_second begin"`
@@ -340,6 +347,7 @@ type RunAs struct {
 // Client is what client commands use where flags say nothing.
 type Client struct {
 	CA                 Path   `yaml:"ca" default:"" doc:"CA certificates to trust; empty: the system's"`
+	CRL                Path   `yaml:"crl" default:"" doc:"Revocation lists for server certificates, PEM or DER; a server whose issuer's list is past its nextUpdate is refused; empty: none"`
 	Cert               Path   `yaml:"cert" default:"" doc:"Client certificate chain"`
 	Key                Path   `yaml:"key" default:"" doc:"Its private key"`
 	ServerName         string `yaml:"server_name" default:"" doc:"Name to ask for and to verify, instead of the URL's host"`

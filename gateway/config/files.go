@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"time"
 )
 
@@ -30,6 +31,9 @@ func (c *Config) CheckFiles(now time.Time) (problems, warnings Problems) {
 	d.checkCAs("tlshd.client_ca", c.Tlshd.ClientCA, now)
 	for name, r := range c.Access {
 		d.checkCAs("access."+name+".client_ca", r.ClientCA, now)
+		for i, f := range r.CRL {
+			d.checkCRL(fmt.Sprintf("access.%s.crl[%d]", name, i), f, c.Tlshd.CRLExpired, now)
+		}
 	}
 	for i, f := range c.Tlshd.CRL {
 		d.checkCRL(fmt.Sprintf("tlshd.crl[%d]", i), f, c.Tlshd.CRLExpired, now)
@@ -42,8 +46,11 @@ func (c *Config) CheckFiles(now time.Time) (problems, warnings Problems) {
 			d.checkPair("https.kdc_proxy", Certificate{Cert: k.Cert, Key: k.Key}, now)
 		}
 	}
-	d.checkReadable("tlshd.ticket_keys", c.Tlshd.TicketKeys)
+	if d.checkReadable("tlshd.ticket_keys", c.Tlshd.TicketKeys) {
+		d.checkSecret("tlshd.ticket_keys", c.Tlshd.TicketKeys)
+	}
 	if name := c.QUIC.AddressKeys; d.checkReadable("quic.address_keys", name) {
+		d.checkSecret("quic.address_keys", name)
 		if _, err := LoadAddressKeys(string(name)); name != "" && err != nil {
 			d.errorAt("quic.address_keys", "openssl rand -hex 32", "%v", err)
 		}
@@ -60,6 +67,9 @@ func (c *Config) CheckFiles(now time.Time) (problems, warnings Problems) {
 	if cl := c.Client; cl != nil {
 		if cl.CA != "" {
 			d.checkCAs("client.ca", []Path{cl.CA}, now)
+		}
+		if cl.CRL != "" {
+			d.checkCRL("client.crl", cl.CRL, "refuse", now)
 		}
 		if cl.Cert != "" {
 			d.checkPair("client", Certificate{Cert: cl.Cert, Key: cl.Key}, now)
@@ -109,9 +119,13 @@ func (d *decoder) checkPair(path string, c Certificate, now time.Time) {
 	}
 	leaf := certs[0]
 	if key != nil {
+		// As the helper does: exported from AD CS, the CA may stand first.
 		pub, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool })
-		if !ok || !pub.Equal(leaf.PublicKey) {
+		n := slices.IndexFunc(certs, func(x *x509.Certificate) bool { return ok && pub.Equal(x.PublicKey) })
+		if n < 0 {
 			d.errorAt(path+".key", "", "%s is not the key of %s", c.Key, c.Cert)
+		} else {
+			leaf = certs[n]
 		}
 	}
 	d.checkDates(path+".cert", "certificate "+string(c.Cert), leaf, now)
@@ -137,7 +151,8 @@ func (d *decoder) checkDates(path, what string, cert *x509.Certificate, now time
 		d.errorAt(path, "", "%s expired on %s", what, cert.NotAfter.UTC().Format(time.DateOnly))
 	case now.Before(cert.NotBefore):
 		d.errorAt(path, "is the clock right?", "%s is not valid before %s", what, cert.NotBefore.UTC().Format(time.RFC3339))
-	case cert.NotAfter.Sub(now) < soon:
+	// What is made for a shorter time is renewed in its last third.
+	case cert.NotAfter.Sub(now) < min(soon, cert.NotAfter.Sub(cert.NotBefore)/3):
 		d.warnAt(path, "", "%s expires on %s", what, cert.NotAfter.UTC().Format(time.DateOnly))
 	}
 }

@@ -13,10 +13,11 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
-	"golang.org/x/crypto/acme"
 	"golang.org/x/crypto/acme/autocert"
 
 	"github.com/quic-fsgw/quic-fsgw/gateway/pki"
@@ -28,22 +29,17 @@ type ACME struct {
 	Directory   string // URL
 	CA          string // PEM file of CAs to trust the directory by; "": the system's
 	Email       string
-	Dir         string // account and certificates; the process writes nothing else
-	RenewBefore time.Duration
+	Dir         string        // account and certificates; the process writes nothing else
+	RenewBefore time.Duration // 0: a third of a certificate's life
 }
 
 // File is where the certificate for a name is published, chain and key in one,
 // so that it is exchanged whole.
 func (a *ACME) File(name string) string { return filepath.Join(a.Dir, name+".pem") }
 
-// Waits between attempts for a name: authorities bound failures an hour.
-const (
-	firstRetry = time.Minute
-	mostRetry  = 6 * time.Hour
-	// placeholderLife is that of the certificate that stands where none was
-	// issued yet, so that the helper can start. No client trusts it.
-	placeholderLife = 90 * 24 * time.Hour
-)
+// placeholderLife is that of the certificate that stands where none was issued
+// yet, so that the helper can start. No client trusts it.
+const placeholderLife = 90 * 24 * time.Hour
 
 // Modes of the files: the helper's group reads what is published.
 const (
@@ -52,15 +48,21 @@ const (
 )
 
 type issuer struct {
-	conf    *ACME
-	log     *slog.Logger
-	manager *autocert.Manager
+	conf *ACME
+	log  *slog.Logger
+	http http.RoundTripper
+
+	// challenges answers what the authority asks, with what the orders under way
+	// have put into the cache. It asks for nothing itself.
+	challenges *autocert.Manager
+
+	mu    sync.Mutex
+	pairs map[string]*keyPair // that were shown, by name
 }
 
 // newIssuer makes sure that there is a file for every name.
 func newIssuer(a *ACME, log *slog.Logger) (*issuer, error) {
 	i := &issuer{conf: a, log: log}
-	client := &acme.Client{DirectoryURL: a.Directory, UserAgent: "quic-fsgw"}
 	trust := &tls.Config{MinVersion: tls.VersionTLS12}
 	if a.CA != "" {
 		b, err := os.ReadFile(a.CA)
@@ -73,12 +75,8 @@ func newIssuer(a *ACME, log *slog.Logger) (*issuer, error) {
 		}
 		trust.RootCAs = pool
 	}
-	client.HTTPClient = &http.Client{Timeout: time.Minute, Transport: &orderLocations{next: &http.Transport{
-		Proxy: http.ProxyFromEnvironment, TLSClientConfig: trust}}}
-	i.manager = &autocert.Manager{
-		Prompt: autocert.AcceptTOS, // acme.accept_terms
-		Cache:  i, HostPolicy: autocert.HostWhitelist(a.Names...), Client: client, Email: a.Email, RenewBefore: a.RenewBefore,
-	}
+	i.http = &http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: trust}
+	i.challenges = &autocert.Manager{Cache: i, HostPolicy: autocert.HostWhitelist()}
 	for _, d := range []string{a.Dir, i.private("")} {
 		if err := os.MkdirAll(d, 0o750); err != nil {
 			return nil, fmt.Errorf("https: acme: %w", err)
@@ -119,59 +117,29 @@ func (i *issuer) publish(name string) error {
 	return replace(i.conf.File(name), publishedMode, append(p.Key, p.Cert...))
 }
 
-// run fetches what is missing. What is there is renewed in time by autocert,
-// once it has been asked for.
-func (i *issuer) run(ctx context.Context) {
-	wait := firstRetry
-	for missing := i.conf.Names; ; {
-		var failed []string
-		for _, name := range missing {
-			if ctx.Err() != nil {
-				return
-			}
-			if err := i.fetch(name); err != nil {
-				failed = append(failed, name)
-				i.log.Error("no certificate was issued", "name", name, "directory", i.conf.Directory, "error", err.Error(), "again_in", wait,
-					"hint", "TCP 443 of this name has to lead here")
-			}
-		}
-		if missing = failed; len(missing) == 0 {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(wait):
-		}
-		wait = min(2*wait, mostRetry)
-	}
-}
-
-// fetch asks autocert for a certificate as a client that knows ECDSA does.
-func (i *issuer) fetch(name string) error {
-	c, err := i.manager.GetCertificate(&tls.ClientHelloInfo{
-		ServerName: name, CipherSuites: []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256},
-		SignatureSchemes: []tls.SignatureScheme{tls.ECDSAWithP256AndSHA256}, SupportedCurves: []tls.CurveID{tls.CurveP256},
-	})
-	if err != nil {
-		return err
-	}
-	i.log.Info("certificate is there", "name", name, "until", c.Leaf.NotAfter.UTC().Format(time.RFC3339), "issuer", c.Leaf.Issuer.String())
-	return nil
-}
-
 // published is the certificate that the helper shows too, for the KDC proxy.
 func (i *issuer) published(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	name := strings.ToLower(strings.TrimSuffix(hello.ServerName, "."))
-	for _, n := range i.conf.Names {
-		if n == name {
-			return i.manager.GetCertificate(hello)
-		}
+	if !slices.Contains(i.conf.Names, name) {
+		return nil, errNoService
 	}
-	return nil, errNoService
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	p := i.pairs[name]
+	if p == nil {
+		var err error
+		if p, err = newKeyPair(i.private(name), i.private(name), i.log); err != nil {
+			return nil, errNoService // none was issued yet
+		}
+		if i.pairs == nil {
+			i.pairs = make(map[string]*keyPair)
+		}
+		i.pairs[name] = p
+	}
+	return p.get(), nil
 }
 
-// The issuer is the cache of its autocert.Manager: what is kept is private, and
+// The issuer is the cache of its autocert.Managers: what is kept is private, and
 // the certificates are published too.
 
 func (i *issuer) private(key string) string { return filepath.Join(i.conf.Dir, "account", key) }

@@ -95,7 +95,7 @@ type server struct {
 	log   *slog.Logger
 	acme  *issuer
 	proxy http.Handler // nil: challenges only
-	cert  *tls.Certificate
+	cert  *keyPair     // nil: those of acme
 }
 
 func (s *server) kdc(k *KDC) error {
@@ -107,11 +107,9 @@ func (s *server) kdc(k *KDC) error {
 		return err
 	}
 	if k.Cert != "" {
-		c, err := tls.LoadX509KeyPair(k.Cert, k.Key)
-		if err != nil {
-			return fmt.Errorf("https: certificate: %w", err)
+		if s.cert, err = newKeyPair(k.Cert, k.Key, s.log); err != nil {
+			return err
 		}
-		s.cert = &c
 	} else if s.acme == nil {
 		return errors.New("https: the KDC proxy has no certificate")
 	}
@@ -143,13 +141,13 @@ func (s *server) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, erro
 		if s.acme == nil {
 			return nil, errNoService
 		}
-		return s.acme.manager.GetCertificate(hello)
+		return s.acme.challenges.GetCertificate(hello)
 	}
 	switch {
 	case s.proxy == nil:
 		return nil, errNoService
 	case s.cert != nil:
-		return s.cert, nil
+		return s.cert.get(), nil
 	}
 	return s.acme.published(hello)
 }

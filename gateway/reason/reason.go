@@ -164,6 +164,16 @@ func OfStream(code uint64) Reason {
 	return RPCBackendLost
 }
 
+// Word is what a code of an application is called, "" if it has no name.
+func Word(layer Layer, code uint64) string {
+	for _, r := range All() {
+		if r.Layer == layer && r.Code == code {
+			return r.Word
+		}
+	}
+	return ""
+}
+
 // ByAlert is the reason of a handshake that ended with a TLS alert of ours.
 func ByAlert(alert uint8) Reason {
 	for _, r := range All() {

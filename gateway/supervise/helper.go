@@ -17,18 +17,25 @@ func HelperConfig(cfg *config.Config) tlshd.Config {
 	t := &cfg.Tlshd
 	out := tlshd.Config{
 		ClientCA: names(t.ClientCA), CRL: names(t.CRL), CRLExpired: t.CRLExpired, TicketKeys: string(t.TicketKeys),
-		User: t.User, Group: t.Group, UnsafeKeyLog: string(t.UnsafeKeyLog),
+		Groups: t.Groups, User: t.User, Group: t.Group, UnsafeKeyLog: string(t.UnsafeKeyLog),
 	}
 	for _, c := range t.Certificates {
 		out.Certificates = append(out.Certificates, tlshd.Certificate{Names: c.Names, Cert: string(c.Cert), Key: string(c.Key), PFX: string(c.PFX), PFXPassword: string(c.PFXPassword)})
 	}
 	out.Certificates = append(out.Certificates, fetched(cfg)...)
 	for name, a := range cfg.Access {
-		if len(a.ClientCA) > 0 {
-			if out.ClientCASets == nil {
-				out.ClientCASets = make(map[string][]string)
-			}
-			out.ClientCASets[name] = names(a.ClientCA)
+		if !a.OwnTrust() {
+			continue
+		}
+		if out.ClientCASets == nil {
+			out.ClientCASets, out.ClientCRLSets = make(map[string][]string), make(map[string][]string)
+		}
+		out.ClientCASets[name] = names(a.ClientCA)
+		if len(a.ClientCA) == 0 {
+			out.ClientCASets[name] = out.ClientCA
+		}
+		if len(a.CRL) > 0 {
+			out.ClientCRLSets[name] = names(a.CRL)
 		}
 	}
 	return out

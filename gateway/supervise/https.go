@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -57,13 +58,34 @@ func httpsConfig(h *config.HTTPS) *https.Config {
 	return out
 }
 
-// httpsProcess keeps the process running.
+// httpsProcess keeps the process running, and exchanges it: its sandbox names the
+// files that it may open, so that another configuration, or a renewed certificate
+// in another place, is another process's. The old one goes when the new one is
+// ready; both have the listening socket.
 type httpsProcess struct {
-	s      *Supervisor
-	conf   []byte
-	l      *os.File
+	s        *Supervisor
+	l        *os.File
+	cancel   context.CancelFunc
+	work     sync.WaitGroup
+	requests chan httpsRequest
+
+	// Of the goroutine that keeps it.
+	conf    *config.Config
+	running *httpsRun // nil: none
+	tried   map[string]os.FileInfo
+}
+
+// httpsRun is one process.
+type httpsRun struct {
+	ended  <-chan error
 	cancel context.CancelFunc
-	work   sync.WaitGroup
+	files  map[string]os.FileInfo // as they were before it began
+}
+
+// httpsRequest asks for another configuration.
+type httpsRequest struct {
+	conf *config.Config
+	done chan error
 }
 
 // startHTTPS opens the socket and starts the process; it returns when the files
@@ -72,11 +94,8 @@ func (s *Supervisor) startHTTPS(ctx context.Context) (stop func(), err error) {
 	if s.cfg.HTTPS == nil {
 		return func() {}, nil
 	}
-	p := &httpsProcess{s: s}
-	if p.conf, err = json.Marshal(httpsConfig(s.cfg.HTTPS)); err != nil {
-		return nil, err
-	}
-	l, err := net.Listen("tcp", s.cfg.HTTPS.Listen.AddrPort().String())
+	p := &httpsProcess{s: s, conf: s.cfg, requests: make(chan httpsRequest)}
+	l, err := net.Listen("tcp", p.conf.HTTPS.Listen.AddrPort().String())
 	if err != nil {
 		return nil, fmt.Errorf("https.listen: %w", err)
 	}
@@ -91,38 +110,110 @@ func (s *Supervisor) startHTTPS(ctx context.Context) (stop func(), err error) {
 		p.work.Wait()
 		_ = p.l.Close()
 	}
-	ended, err := p.start(ctx)
-	if err != nil {
+	if err := p.exchange(ctx, p.conf); err != nil {
 		stop()
 		return nil, fmt.Errorf("https process: %w", err)
 	}
-	p.work.Go(func() { p.keep(ctx, ended) })
+	s.https = p
+	p.work.Go(func() { p.keep(ctx) })
 	return stop, nil
 }
 
-// keep starts the process again when it ends.
-func (p *httpsProcess) keep(ctx context.Context, ended <-chan error) {
+// serve has the process serve another configuration.
+func (p *httpsProcess) serve(ctx context.Context, conf *config.Config) error {
+	r := httpsRequest{conf, make(chan error, 1)}
+	select {
+	case p.requests <- r:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return <-r.done // within httpsReady
+}
+
+// exchange starts a process, and ends the one before when it is ready. After an
+// error all is as it was.
+func (p *httpsProcess) exchange(ctx context.Context, conf *config.Config) error {
+	run := &httpsRun{files: look(httpsFiles(conf))}
+	ctx, run.cancel = context.WithCancel(ctx)
+	var err error
+	if run.ended, err = p.start(ctx, conf); err != nil {
+		run.cancel()
+		return err
+	}
+	if old := p.running; old != nil {
+		old.cancel()
+		p.work.Go(func() { <-old.ended })
+	}
+	p.conf, p.running = conf, run
+	return nil
+}
+
+// httpsFiles are the files that a change of makes another process.
+func httpsFiles(conf *config.Config) []string {
+	if k := conf.HTTPS.KDCProxy; k != nil && k.Cert != "" {
+		return []string{string(k.Cert), string(k.Key)}
+	}
+	return nil
+}
+
+// keep starts the process again when it ends, or its files have changed.
+func (p *httpsProcess) keep(ctx context.Context) {
+	tick := time.NewTicker(lookInterval)
+	defer tick.Stop()
 	b := backoff{most: time.Minute}
+	began := time.Now()
 	for {
-		began := time.Now()
-		if ended != nil {
-			err := <-ended
+		var ended <-chan error
+		if p.running != nil {
+			ended = p.running.ended
+		}
+		select {
+		case <-ctx.Done():
+			if p.running != nil {
+				p.running.cancel()
+				<-ended
+			}
+			return
+		case r := <-p.requests:
+			r.done <- p.exchange(ctx, r.conf)
+			continue
+		case <-tick.C:
+			if p.running != nil {
+				p.lookAgain(ctx)
+				continue
+			}
+		case err := <-ended:
 			if ctx.Err() != nil {
 				return
 			}
+			p.running.cancel()
+			p.running = nil
 			p.s.log.Error("https process ended, starting it again", "error", exitError(err))
+			if time.Since(began) > time.Minute {
+				b.reset()
+			}
+			b.wait(ctx)
 		}
-		if time.Since(began) > time.Minute {
-			b.reset()
-		}
-		b.wait(ctx)
 		if ctx.Err() != nil {
 			return
 		}
-		var err error
-		if ended, err = p.start(ctx); err != nil {
+		began = time.Now()
+		if err := p.exchange(ctx, p.conf); err != nil {
 			p.s.log.Error("https process not started", "error", err)
+			b.wait(ctx)
 		}
+	}
+}
+
+// lookAgain exchanges the process when its files have changed.
+func (p *httpsProcess) lookAgain(ctx context.Context) {
+	now := look(httpsFiles(p.conf))
+	if sameFiles(now, p.running.files) || sameFiles(now, p.tried) {
+		return
+	}
+	p.tried = now
+	if err := p.exchange(ctx, p.conf); err != nil {
+		p.s.log.Error("a file of the https process has changed but can not be used, the old one stays", "error", err)
 	}
 }
 
@@ -134,30 +225,30 @@ func exitError(err error) error {
 }
 
 // start runs the process and waits until it is ready.
-func (p *httpsProcess) start(ctx context.Context) (<-chan error, error) {
-	cred, err := p.credential()
+func (p *httpsProcess) start(ctx context.Context, conf *config.Config) (<-chan error, error) {
+	cred, err := p.credential(conf)
 	if err != nil {
 		return nil, err
 	}
-	if err := p.directory(cred); err != nil {
+	if err := p.directory(conf, cred); err != nil {
 		return nil, err
 	}
-	cmd, started, err := p.launch(ctx, cred)
-	if err != nil && cred != nil && p.s.cfg.HTTPS.User == "" && errors.Is(err, os.ErrPermission) {
+	cmd, started, err := p.launch(ctx, conf.HTTPS, cred)
+	if err != nil && cred != nil && conf.HTTPS.User == "" && errors.Is(err, os.ErrPermission) {
 		p.s.log.Warn("the https process stays root: it may not become another user (give it CAP_SETUID and CAP_SETGID)", "error", err)
-		cmd, started, err = p.launch(ctx, nil)
+		cmd, started, err = p.launch(ctx, conf.HTTPS, nil)
 	}
 	if err != nil {
 		return nil, err
 	}
-	p.s.log.Info("https process started", "pid", cmd.Process.Pid, "address", string(p.s.cfg.HTTPS.Listen))
+	p.s.log.Info("https process started", "pid", cmd.Process.Pid, "address", string(conf.HTTPS.Listen))
 	return started, nil
 }
 
 // credential is who the process is; nil: who we are. Its group is the helper's
 // where that has a user of its own, so that it can read what is published.
-func (p *httpsProcess) credential() (*syscall.Credential, error) {
-	h, t := p.s.cfg.HTTPS, &p.s.cfg.Tlshd
+func (p *httpsProcess) credential(conf *config.Config) (*syscall.Credential, error) {
+	h, t := conf.HTTPS, &conf.Tlshd
 	if os.Geteuid() != 0 {
 		if h.User != "" && !isCurrentUser(h.User) {
 			return nil, fmt.Errorf("https.user: only root can become user %q", h.User)
@@ -183,13 +274,17 @@ func (p *httpsProcess) credential() (*syscall.Credential, error) {
 	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid), Groups: []uint32{uint32(gid)}}, nil
 }
 
-// directory makes the directory of the certificates, if it is not there.
-func (p *httpsProcess) directory(cred *syscall.Credential) error {
-	a := p.s.cfg.HTTPS.ACME
+// directory makes the directory of the certificates, if it is not there. Its group
+// is the helper's where that has one of its own; else a group that an administrator
+// has chosen stays, and tmpfiles.d's is that of the helper's account.
+func (p *httpsProcess) directory(conf *config.Config, cred *syscall.Credential) error {
+	a := conf.HTTPS.ACME
 	if a == nil {
 		return nil
 	}
 	dir := string(a.Dir)
+	_, err := os.Stat(dir)
+	made := errors.Is(err, fs.ErrNotExist)
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return fmt.Errorf("https.acme.dir: %w", err)
 	}
@@ -197,7 +292,8 @@ func (p *httpsProcess) directory(cred *syscall.Credential) error {
 	if err != nil || cred == nil {
 		return err
 	}
-	if st, ok := info.Sys().(*syscall.Stat_t); ok && (st.Uid != cred.Uid || st.Gid != cred.Gid) {
+	group := made || conf.Tlshd.User != "" || conf.Tlshd.Group != ""
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && (st.Uid != cred.Uid || group && st.Gid != cred.Gid) {
 		if err := os.Chown(dir, int(cred.Uid), int(cred.Gid)); err != nil {
 			return fmt.Errorf("https.acme.dir: %w (chown %d:%d %s)", err, cred.Uid, cred.Gid, dir)
 		}
@@ -222,7 +318,11 @@ func httpsRules(h *config.HTTPS) tlshd.FileRules {
 	return r
 }
 
-func (p *httpsProcess) launch(ctx context.Context, cred *syscall.Credential) (*exec.Cmd, <-chan error, error) {
+func (p *httpsProcess) launch(ctx context.Context, h *config.HTTPS, cred *syscall.Credential) (*exec.Cmd, <-chan error, error) {
+	text, err := json.Marshal(httpsConfig(h))
+	if err != nil {
+		return nil, nil, err
+	}
 	conf, confW, err := os.Pipe()
 	if err != nil {
 		return nil, nil, err
@@ -247,7 +347,7 @@ func (p *httpsProcess) launch(ctx context.Context, cred *syscall.Credential) (*e
 	}
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = sendTimeout
-	restrict := httpsRules(p.s.cfg.HTTPS)
+	restrict := httpsRules(h)
 	restrict.Read = append(restrict.Read, exe)
 	started, ended := make(chan error, 1), make(chan error, 1)
 	go func() {
@@ -265,7 +365,7 @@ func (p *httpsProcess) launch(ctx context.Context, cred *syscall.Credential) (*e
 	_ = readyW.Close()
 	if err == nil {
 		_ = confW.SetWriteDeadline(time.Now().Add(sendTimeout))
-		_, err = confW.Write(p.conf)
+		_, err = confW.Write(text)
 	}
 	_ = confW.Close()
 	if err != nil {

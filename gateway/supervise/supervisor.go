@@ -49,6 +49,7 @@ type Supervisor struct {
 	shards []int
 	admin  []openFile // the listening sockets of the admin addresses
 	helper helperSource
+	https  *httpsProcess // nil: none
 	lost   chan struct{} // the packet process lost its connection to a helper service
 
 	mu       sync.Mutex
@@ -411,8 +412,8 @@ func (s *Supervisor) Reload(ctx context.Context) (warnings []string, err error) 
 	return s.apply(ctx, text)
 }
 
-// apply has everybody serve text: helper first, then packet process; if that
-// refuses, the helper goes back.
+// apply has everybody serve text: the https process first, then the helper, then
+// the packet process; if one refuses, those before go back.
 func (s *Supervisor) apply(ctx context.Context, text []byte) (warnings []string, err error) {
 	s.reloadMu.Lock()
 	defer s.reloadMu.Unlock()
@@ -426,8 +427,9 @@ func (s *Supervisor) apply(ctx context.Context, text []byte) (warnings []string,
 	if cfg.RunAs != s.cfg.RunAs {
 		return nil, errors.New("reload: run_as has changed (restart to apply it)")
 	}
-	if !reflect.DeepEqual(cfg.HTTPS, s.cfg.HTTPS) {
-		return nil, errors.New("reload: https has changed (restart to apply it)")
+	old := s.cfg
+	if (cfg.HTTPS == nil) != (old.HTTPS == nil) || cfg.HTTPS != nil && cfg.HTTPS.Listen != old.HTTPS.Listen {
+		return nil, errors.New("reload: https is new or gone, or https.listen has changed (restart to apply it)")
 	}
 	if os.Geteuid() == 0 && len(capabilities(cfg)) > len(capabilities(s.cfg)) {
 		return nil, errors.New("reload: privileged_port is new, and the packet process may not use low ports any more (restart to apply it)")
@@ -438,14 +440,26 @@ func (s *Supervisor) apply(ctx context.Context, text []byte) (warnings []string,
 	if cfg.Tlshd.Mode != s.cfg.Tlshd.Mode || cfg.Tlshd.Socket != s.cfg.Tlshd.Socket {
 		return nil, errors.New("reload: tlshd.mode or tlshd.socket has changed (restart to apply it)")
 	}
+	if err := s.reloadHTTPS(ctx, old, cfg); err != nil {
+		return nil, fmt.Errorf("reload: https process: %w", err)
+	}
 	if err := s.helper.Reload(ctx, HelperConfig(cfg)); err != nil {
-		return nil, fmt.Errorf("reload: handshake helper: %w", err)
+		return nil, errors.Join(fmt.Errorf("reload: handshake helper: %w", err), s.reloadHTTPS(ctx, cfg, old))
 	}
 	if err := s.reloadWorker(ctx, gather(cfg, text)); err != nil {
-		return nil, errors.Join(fmt.Errorf("reload: packet process: %w", err), s.helper.Reload(ctx, HelperConfig(s.cfg)))
+		return nil, errors.Join(fmt.Errorf("reload: packet process: %w", err), s.helper.Reload(ctx, HelperConfig(old)),
+			s.reloadHTTPS(ctx, cfg, old))
 	}
 	s.cfg = cfg
 	return warnings, nil
+}
+
+// reloadHTTPS comes first: the helper needs the files of names that are new.
+func (s *Supervisor) reloadHTTPS(ctx context.Context, from, to *config.Config) error {
+	if s.https == nil || reflect.DeepEqual(from.HTTPS, to.HTTPS) && from.Tlshd.User == to.Tlshd.User && from.Tlshd.Group == to.Tlshd.Group {
+		return nil
+	}
+	return s.https.serve(ctx, to)
 }
 
 // reloadWorker has the packet process serve c from now on. Without one, the

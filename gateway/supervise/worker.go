@@ -20,6 +20,7 @@ import (
 	"github.com/quic-fsgw/quic-fsgw/gateway/admin"
 	"github.com/quic-fsgw/quic-fsgw/gateway/config"
 	"github.com/quic-fsgw/quic-fsgw/gateway/upcall"
+	"github.com/quic-fsgw/quic-fsgw/internal/headroom"
 	"github.com/quic-fsgw/quic-fsgw/internal/procs"
 	"github.com/quic-fsgw/quic-fsgw/quic/udp"
 	"github.com/quic-fsgw/quic-fsgw/tlshd"
@@ -152,6 +153,7 @@ func (w *packetProcess) run(ctx context.Context, cfg *config.Config, reg *admin.
 	}
 	defer stopAdmin()
 	go procs.Fit(ctx)
+	go headroom.Fit(ctx)
 	go func() { cancel(w.receiveLoop(ctx)) }()
 	go w.recheckLoop(ctx)
 	if err := w.ch.send(message{Op: opReady}, nil); err != nil {

@@ -63,6 +63,7 @@ type Key struct {
 	version wire.Version
 	suite   uint16
 	secret  []byte
+	key     []byte // of aead, which is made of it again after Rest; behind secret
 }
 
 // NewKey derives the key, IV and header protection key of a TLS traffic
@@ -85,7 +86,7 @@ func NewKey(v wire.Version, suite uint16, secret []byte) (*Key, error) {
 	if len(secret) != s.hashLen {
 		return nil, fmt.Errorf("quic/protect: secret of %d bytes for cipher suite 0x%04x, want %d", len(secret), suite, s.hashLen)
 	}
-	k, err := newPayloadKey(v, suite, append([]byte(nil), secret...))
+	k, err := newPayloadKey(v, suite, secret)
 	if err != nil {
 		return nil, err
 	}
@@ -100,42 +101,34 @@ func NewKey(v wire.Version, suite uint16, secret []byte) (*Key, error) {
 	return k, nil
 }
 
-// newPayloadKey makes a Key without header protection. It keeps secret.
+// newPayloadKey makes a Key without header protection. secret is copied.
 func newPayloadKey(v wire.Version, suite uint16, secret []byte) (*Key, error) {
-	aead, iv, err := expand(v, suite, secret)
+	p, err := paramsOf(v)
 	if err != nil {
 		return nil, err
 	}
-	k := &Key{version: v, suite: suite, secret: secret, aead: aead}
-	copy(k.iv[:], iv)
-	clear(iv)
-	return k, nil
-}
-
-// expand makes the AEAD and the IV of a secret.
-func expand(v wire.Version, suite uint16, secret []byte) (cipher.AEAD, []byte, error) {
-	p, err := paramsOf(v)
-	if err != nil {
-		return nil, nil, err
-	}
 	s, err := suiteOf(suite)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	key, err := s.expand(secret, p.keyLabel, s.keyLen)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	defer clear(key)
 	iv, err := s.expand(secret, p.ivLabel, nonceLen)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	aead, err := newAEAD(suite, key)
-	if err != nil {
-		return nil, nil, fmt.Errorf("quic/protect: cipher suite 0x%04x: %w", suite, err)
+	defer clear(iv)
+	kept := append(append(make([]byte, 0, len(secret)+len(key)), secret...), key...)
+	k := &Key{version: v, suite: suite, secret: kept[:len(secret)], key: kept[len(secret):]}
+	copy(k.iv[:], iv)
+	if k.aead, err = newAEAD(suite, key); err != nil {
+		clear(kept)
+		return nil, fmt.Errorf("quic/protect: cipher suite 0x%04x: %w", suite, err)
 	}
-	return aead, iv, nil
+	return k, nil
 }
 
 func newAEAD(suite uint16, key []byte) (cipher.AEAD, error) {
@@ -225,7 +218,8 @@ func (k *Key) Suite() uint16 { return k.suite }
 // false, and the key must not be used to send.
 func (k *Key) Zero() {
 	clear(k.secret)
-	k.secret = nil
+	clear(k.key)
+	k.secret, k.key = nil, nil
 	clear(k.iv[:])
 	clear(k.nonce[:])
 	k.aead = nil

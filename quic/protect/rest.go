@@ -14,13 +14,26 @@ func (k *Key) Wake() {
 	if k.secret == nil {
 		return // zeroed
 	}
-	if k.aead == nil {
-		aead, iv, err := expand(k.version, k.suite, k.secret)
-		if err != nil {
-			panic("quic/protect: keys that could be made before cannot be made again: " + err.Error())
-		}
-		clear(iv)
-		k.aead = aead
-	}
+	k.wakeAEAD()
 	k.header.wake()
+}
+
+// WakeLike is Wake for a key of another phase than awake, whose header protection
+// is the same (RFC 9001, Section 5.4).
+func (k *Key) WakeLike(awake *Key) {
+	if k.secret == nil {
+		return
+	}
+	k.wakeAEAD()
+	k.header.block = awake.header.block
+}
+
+func (k *Key) wakeAEAD() {
+	if k.aead != nil {
+		return
+	}
+	var err error
+	if k.aead, err = newAEAD(k.suite, k.key); err != nil {
+		panic("quic/protect: a key that a cipher was made of before is good for no other: " + err.Error())
+	}
 }

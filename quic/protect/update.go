@@ -21,9 +21,9 @@ func (k *Key) Next() (*Key, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer clear(secret)
 	next, err := newPayloadKey(k.version, k.suite, secret)
 	if err != nil {
-		clear(secret)
 		return nil, err
 	}
 	next.header = k.header.clone()

@@ -41,7 +41,7 @@ type ackPass struct {
 // changed: the connection ends with PROTOCOL_VIOLATION.
 func (l *Loss) Ack(now time.Time, space Space, ranges []AckRange, ecn *[3]uint64, ackDelay time.Duration,
 	st State, rtt *RTT, cc Controller, acked, lost func(*SentPacket)) (AckResult, error) {
-	s := &l.spaces[space]
+	s := l.space(space)
 	if s.dropped {
 		return AckResult{}, nil
 	}
@@ -98,7 +98,7 @@ func (l *Loss) checkAck(space Space, ranges []AckRange) error {
 			return fmt.Errorf("%v: range %d [%d, %d]: %w", space, i, r.Smallest, r.Largest, ErrAckRanges)
 		}
 	}
-	if next := l.spaces[space].next; ranges[0].Largest >= next {
+	if next := l.space(space).next; ranges[0].Largest >= next {
 		return fmt.Errorf("%v: %d acknowledged, next to send is %d: %w", space, ranges[0].Largest, next, ErrAckUnsent)
 	}
 	if space == AppData && l.skip.hit(ranges) {
@@ -269,7 +269,7 @@ func (r *lossRun) broken(pn uint64) {
 // RFC 9000, Section 13.3: "Upon detecting losses, a sender MUST take
 // appropriate congestion control action."
 func (l *Loss) detectLost(now time.Time, space Space, rtt *RTT, cc Controller, lost func(*SentPacket), res *AckResult) {
-	s := &l.spaces[space]
+	s := l.space(space)
 	s.lossTime = time.Time{}
 	delay := rtt.lossDelay(l.reorder.eighths)
 	limit := now.Add(-delay)
@@ -325,7 +325,7 @@ func (l *Loss) detectLost(now time.Time, space Space, rtt *RTT, cc Controller, l
 // overtaken reports whether as many packets as the packet threshold were sent from pn to the
 // largest acknowledged one; numbers that were skipped were not sent.
 func (l *Loss) overtaken(space Space, pn uint64) bool {
-	largest := uint64(l.spaces[space].largestAcked)
+	largest := uint64(l.space(space).largestAcked)
 	distance := largest - pn
 	threshold := l.reorder.packets
 	if space == AppData && distance >= threshold && distance < threshold+2 {

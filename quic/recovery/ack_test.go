@@ -379,7 +379,7 @@ func TestAckOnlyPacketsAreReclaimed(t *testing.T) {
 		if n := r.loss.Tracked(AppData); n > maxQuiet+1 {
 			t.Errorf("stuck %v: %d packets tracked", stuck, n)
 		}
-		if n := len(r.loss.spaces[AppData].ring.buf); n > 2*maxQuiet {
+		if n := len(r.loss.app.ring.buf); n > 2*maxQuiet {
 			t.Errorf("stuck %v: ring of %d", stuck, n)
 		}
 		// All the same, an acknowledgment of everything is right.
@@ -411,7 +411,7 @@ func TestAckWalkIsShort(t *testing.T) {
 	r.sendN(AppData, 10000)
 	for pn := uint64(0); pn < 9000; pn += 2 {
 		r.ack(AppData, AckRange{pn, pn})
-		front := r.loss.spaces[AppData].ring.at(0).PN
+		front := r.loss.app.ring.at(0).PN
 		if pn >= packetThreshold && front+packetThreshold <= pn {
 			t.Fatalf("%d acknowledged and %d is still walked", pn, front)
 		}
@@ -486,8 +486,8 @@ func FuzzAck(f *testing.F) {
 func (r *rig) checkCounts() {
 	r.t.Helper()
 	bytes := 0
-	for i := range r.loss.spaces {
-		s := &r.loss.spaces[i]
+	for i := range NumSpaces {
+		s := r.loss.space(i)
 		eliciting, quiet := 0, 0
 		for j := range s.ring.n {
 			p := s.ring.at(j)

@@ -106,6 +106,7 @@ type bbrModel struct {
 	ceInRound     int
 	triedInRound  bool    // not all samples were limited by the application, or by ProbeRTT
 	gainInRound   float64 // the least at which was paced
+	gainBefore    float64 // the least in the round before: what arrives now was sent then
 	ecnAlpha      float64
 	tooManyMarks  bool
 	fullBandwidth bool // the pipe is full
@@ -133,7 +134,9 @@ type bbrModel struct {
 	}
 }
 
-func (m *bbrModel) init() { m.inflightHi, m.inflightLo, m.gainInRound = infinite, infinite, 1 }
+func (m *bbrModel) init() {
+	m.inflightHi, m.inflightLo, m.gainInRound, m.gainBefore = infinite, infinite, 1, 1
+}
 
 func (m *bbrModel) delivered() uint64 { return m.total }
 
@@ -217,7 +220,7 @@ func (b *bbr) updateCongestion(now time.Time) {
 	}
 	b.checkStartupLoss()
 	m.lossInRound, m.lossEvents, m.lostInRound, m.ackedInRound, m.ceInRound = false, 0, 0, 0, 0
-	m.triedInRound, m.gainInRound = false, 1
+	m.triedInRound, m.gainBefore, m.gainInRound = false, m.gainInRound, 1
 	// BBRAdvanceLatestDeliverySignals
 	m.bwRound = s.bandwidth
 	m.inRound = int(s.delivered - s.prior)
@@ -249,8 +252,9 @@ func (b *bbr) adaptLower(now time.Time) {
 	// was. A round that loses one per cent at random delivers one per cent less,
 	// and the next less again: the rate would decay until the next probe. A bound
 	// that all but the tolerated share came through is right as it is, and so is
-	// one that was not tried, because this end paced slower.
-	enough := (1 - bbrLossThreshold) * bbrPacingMargin * m.gainInRound
+	// one that was not tried, because this end paced slower: now, or in the round
+	// before, in which what arrives now was sent.
+	enough := (1 - bbrLossThreshold) * bbrPacingMargin * min(m.gainInRound, m.gainBefore)
 	if m.bwRound < enough*m.bwLo {
 		m.bwLo = max(m.bwRound, bbrBeta*m.bwLo)
 	}

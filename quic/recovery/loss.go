@@ -51,7 +51,8 @@ type AckResult struct {
 // those acknowledged and those lost (RFC 9002, Section 6 and Appendix A). Call
 // Init before use.
 type Loss struct {
-	spaces      [NumSpaces]sentSpace
+	early       *[AppData]sentSpace // Initial and Handshake; nil: forgotten, see space
+	app         sentSpace
 	maxAckDelay time.Duration
 	inFlight    int
 	ptoCount    int
@@ -60,7 +61,7 @@ type Loss struct {
 	firstSample time.Time // of the current path
 	lastEvent   time.Time // when something was last sent or acknowledged
 	shared      *ECN      // the current path's, see UseECN
-	own         ECN       // where the owner keeps none
+	own         *ECN      // where the owner keeps none
 	skip        skipper
 	reorder     reordering
 	delivery    deliveryRate
@@ -86,12 +87,36 @@ type sentSpace struct {
 // Init empties the state. maxAckDelay is the peer's transport parameter; see
 // SetMaxAckDelay. No packet carries an ECN mark until EnableECN.
 func (l *Loss) Init(maxAckDelay time.Duration) {
-	*l = Loss{maxAckDelay: maxAckDelay}
-	for i := range l.spaces {
-		l.spaces[i].largestAcked = -1
+	*l = Loss{maxAckDelay: maxAckDelay, early: new([AppData]sentSpace)}
+	for i := range NumSpaces {
+		l.space(i).largestAcked = -1
 	}
 	l.skip.init(rand.Uint64N)
 	l.reorder.init()
+}
+
+// space is the packets of a space. Those of a handshake that is over are forgotten
+// (Rest), and dropped where somebody asks all the same.
+func (l *Loss) space(i Space) *sentSpace {
+	if i == AppData {
+		return &l.app
+	}
+	if l.early == nil {
+		l.early = &[AppData]sentSpace{{largestAcked: -1, dropped: true}, {largestAcked: -1, dropped: true}}
+	}
+	return &l.early[i]
+}
+
+// each calls f for every space that is not forgotten, in order, until it returns false.
+func (l *Loss) each(f func(Space, *sentSpace) bool) {
+	if l.early != nil {
+		for i := range AppData {
+			if !f(i, &l.early[i]) {
+				return
+			}
+		}
+	}
+	f(AppData, &l.app)
 }
 
 // Counts are what Loss counts over the life of a connection.
@@ -124,7 +149,10 @@ func (l *Loss) ecn() *ECN {
 	if l.shared != nil {
 		return l.shared
 	}
-	return &l.own
+	if l.own == nil {
+		l.own = new(ECN)
+	}
+	return l.own
 }
 
 // EnableECN begins to test the path for ECN.
@@ -154,7 +182,7 @@ func (l *Loss) SetAppLimited(v bool) { l.appLimited = v }
 // packets that are sent; as described in Section 17.2.5.3, reusing packet
 // numbers could compromise packet protection."
 func (l *Loss) NextPN(space Space) uint64 {
-	s := &l.spaces[space]
+	s := l.space(space)
 	if space == AppData && s.next >= l.skip.at {
 		l.skip.skip(s.next)
 		s.next++
@@ -167,10 +195,10 @@ const lastPN = 1<<62 - 1
 
 // Exhausted reports that no packet number of a space is left but the last, which
 // is not used.
-func (l *Loss) Exhausted(space Space) bool { return l.spaces[space].next >= lastPN }
+func (l *Loss) Exhausted(space Space) bool { return l.space(space).next >= lastPN }
 
 // LargestAcked is the largest packet number the peer acknowledged, -1 if none.
-func (l *Loss) LargestAcked(space Space) int64 { return l.spaces[space].largestAcked }
+func (l *Loss) LargestAcked(space Space) int64 { return l.space(space).largestAcked }
 
 // InFlight is the bytes in flight on the current path over all spaces.
 func (l *Loss) InFlight() int { return l.inFlight }
@@ -178,11 +206,11 @@ func (l *Loss) InFlight() int { return l.inFlight }
 // HasAckElicitingInFlight reports whether space has ack-eliciting packets that
 // are neither acknowledged nor lost.
 func (l *Loss) HasAckElicitingInFlight(space Space) bool {
-	return l.spaces[space].eliciting > 0
+	return l.space(space).eliciting > 0
 }
 
 // Tracked is the number of packets remembered in space.
-func (l *Loss) Tracked(space Space) int { return l.spaces[space].ring.n }
+func (l *Loss) Tracked(space Space) int { return l.space(space).ring.n }
 
 // Full reports that as many packets are outstanding in space as are worth
 // remembering; nothing but probes should be sent until some are acknowledged.
@@ -190,13 +218,13 @@ func (l *Loss) Tracked(space Space) int { return l.spaces[space].ring.n }
 func (l *Loss) Full(space Space) bool { return l.Room(space) == 0 }
 
 // Room is how many more packets are worth remembering in space.
-func (l *Loss) Room(space Space) int { return max(0, maxTracked-l.spaces[space].ring.n) }
+func (l *Loss) Room(space Space) int { return max(0, maxTracked-l.space(space).ring.n) }
 
 // Sent records that p was sent at now with the number NextPN gave, and
 // completes it. p is copied, its records too. It panics if the number was used before, because then a
 // nonce was.
 func (l *Loss) Sent(now time.Time, space Space, p *SentPacket) {
-	s := &l.spaces[space]
+	s := l.space(space)
 	// RFC 9000, Section 12.3: "A QUIC endpoint MUST NOT reuse a packet number
 	// within the same packet number space in one connection."
 	if p.PN < s.next {
@@ -262,7 +290,7 @@ func (l *Loss) remove(s *sentSpace, p *SentPacket) {
 // outstanding, in order. It is for 0-RTT that was rejected; packet numbers go
 // on.
 func (l *Loss) Clear(space Space, discard func(*SentPacket)) {
-	s := &l.spaces[space]
+	s := l.space(space)
 	for s.ring.n > 0 {
 		if p := s.ring.at(0); p.state == outstanding {
 			l.remove(s, p)
@@ -278,10 +306,11 @@ func (l *Loss) Clear(space Space, discard func(*SentPacket)) {
 	s.lossTime, s.lastEliciting, s.run = time.Time{}, time.Time{}, lossRun{}
 }
 
-// Rest gives back the memory of a space in which nothing is in flight. What
+// Rest gives back the memory of a space in which nothing is in flight, and of
+// spaces that were dropped. What
 // only held ACK frames is forgotten, which is harmless: no data depends on it.
 func (l *Loss) Rest(space Space) {
-	s := &l.spaces[space]
+	s := l.space(space)
 	if s.eliciting > 0 {
 		return
 	}
@@ -291,6 +320,9 @@ func (l *Loss) Rest(space Space) {
 		}
 	}
 	s.ring, s.quiet = ring{}, 0
+	if l.early != nil && l.early[Initial].dropped && l.early[Handshake].dropped {
+		l.early = nil
+	}
 }
 
 // Drop forgets space for good, because its keys are discarded.
@@ -302,8 +334,8 @@ func (l *Loss) Rest(space Space) {
 // PTO and loss detection timers MUST be reset"
 func (l *Loss) Drop(space Space, discard func(*SentPacket)) {
 	l.Clear(space, discard)
-	l.spaces[space].ring = ring{}
-	l.spaces[space].dropped = true
+	l.space(space).ring = ring{}
+	l.space(space).dropped = true
 	l.ptoCount = 0
 }
 
@@ -338,11 +370,10 @@ func (l *Loss) OnPathChange(path uint8) {
 	l.firstSample = time.Time{}
 	l.reorder.init()
 	l.delivery = deliveryRate{}
-	if l.shared == nil {
+	if l.own != nil {
 		l.own.reset()
 	}
-	for i := range l.spaces {
-		s := &l.spaces[i]
+	for _, s := range l.each {
 		s.run = lossRun{}
 		for j := range s.ring.n {
 			if p := s.ring.at(j); p.Path == path && p.InFlight && p.state == outstanding {

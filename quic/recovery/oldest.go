@@ -8,7 +8,7 @@ package recovery
 // are sent on PTO expiration. Previously sent data MAY be sent if no new data
 // can be sent."
 func (l *Loss) Oldest(space Space, n int, f func(*SentPacket)) {
-	r := &l.spaces[space].ring
+	r := l.space(space).ring
 	for i := 0; i < r.n && n > 0; i++ {
 		if p := r.at(i); p.state == outstanding && p.AckEliciting {
 			f(p)

@@ -31,9 +31,9 @@ func (l *Loss) Deadline(now time.Time, rtt *RTT, st State) (t time.Time, isPTO b
 }
 
 func (l *Loss) earliestLoss() (t time.Time, space Space) {
-	for i := range l.spaces {
-		if lt := l.spaces[i].lossTime; !lt.IsZero() && (t.IsZero() || lt.Before(t)) {
-			t, space = lt, Space(i)
+	for i, s := range l.each {
+		if lt := s.lossTime; !lt.IsZero() && (t.IsZero() || lt.Before(t)) {
+			t, space = lt, i
 		}
 	}
 	return t, space
@@ -46,13 +46,12 @@ func (l *Loss) earliestLoss() (t time.Time, space Space) {
 // number spaces are in flight, the timer MUST be set to the earlier value of
 // the Initial and Handshake packet number spaces."
 func (l *Loss) probeTime(now time.Time, rtt *RTT, st State) (t time.Time, space Space, probes int) {
-	for i := range l.spaces {
-		s := &l.spaces[i]
+	for i, s := range l.each {
 		if s.eliciting == 0 {
 			continue
 		}
 		ackDelay := time.Duration(0)
-		if Space(i) == AppData {
+		if i == AppData {
 			// RFC 9002, Section 6.2.1: "An endpoint MUST NOT set its PTO timer
 			// for the Application Data packet number space until the handshake
 			// is confirmed."
@@ -63,7 +62,7 @@ func (l *Loss) probeTime(now time.Time, rtt *RTT, st State) (t time.Time, space 
 		}
 		at := s.lastEliciting.Add(l.backoff(rtt.PTO(ackDelay)))
 		if t.IsZero() || at.Before(t) {
-			t, space, probes = at, Space(i), 2
+			t, space, probes = at, i, 2
 		}
 	}
 	if probes > 0 || st.PeerValidated {
@@ -113,13 +112,12 @@ func (l *Loss) backoff(d time.Duration) time.Duration {
 // loss and MUST NOT cause prior unacknowledged packets to be marked as lost."
 func (l *Loss) OnTimeout(now time.Time, rtt *RTT, st State, cc Controller, lost func(*SentPacket)) (space Space, probes int) {
 	if t, _ := l.earliestLoss(); !t.IsZero() {
-		for i := range l.spaces {
-			s := &l.spaces[i]
+		for i, s := range l.each {
 			if s.lossTime.IsZero() || s.lossTime.After(now) {
 				continue
 			}
 			var res AckResult
-			l.detectLost(now, Space(i), rtt, cc, lost, &res)
+			l.detectLost(now, i, rtt, cc, lost, &res)
 			s.trim()
 		}
 		return Initial, 0

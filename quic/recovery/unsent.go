@@ -3,7 +3,7 @@ package recovery
 // Unsent takes a packet back that was recorded with Sent as the last of its
 // space and that the socket refused. Its number stays used.
 func (l *Loss) Unsent(space Space, pn uint64) {
-	s := &l.spaces[space]
+	s := l.space(space)
 	i := s.ring.search(pn)
 	if i >= s.ring.n {
 		return

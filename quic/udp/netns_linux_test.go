@@ -6,40 +6,18 @@ import (
 	"errors"
 	"net"
 	"net/netip"
-	"os"
-	"os/exec"
-	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/quic-fsgw/quic-fsgw/internal/inchild"
 )
 
-// inNamespace runs the calling test again in a child process, root in a user
-// and network namespace of its own, and returns true in that child. No
-// privilege is needed where the kernel lets users make namespaces.
+// inNamespace runs the calling test in a network namespace of its own.
 func inNamespace(t *testing.T) bool {
 	t.Helper()
-	const mark = "UDP_TEST_IN_NAMESPACE"
-	if os.Getenv(mark) == t.Name() {
-		return true
-	}
-	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=60s")
-	cmd.Env = append(os.Environ(), mark+"="+t.Name())
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET,
-		UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}},
-	}
-	out, err := cmd.CombinedOutput()
-	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSPC) {
-		t.Fatalf("the kernel does not let this user make namespaces: %v (run the tests as root, or allow user namespaces)", err)
-	}
-	t.Logf("in a namespace:\n%s", out)
-	if err != nil {
-		t.Error(err)
-	}
-	return false
+	return inchild.Run(t, inchild.Network())
 }
 
 // attribute is one attribute of a netlink message.

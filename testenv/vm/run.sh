@@ -14,8 +14,9 @@ limit=${2:-300}
 console=$(mktemp)
 trap 'rm -f "$console"' EXIT
 
-# Without hardware acceleration: it works on any machine, also inside another.
-timeout -k 5 "$limit" qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 -m 1024 \
+# Without hardware acceleration: it works on any machine, also inside another. One
+# processor: a kernel that patches its code while another emulated one runs it can crash.
+timeout -k 5 "$limit" qemu-system-x86_64 -accel tcg -cpu max -smp 1 -m 1024 \
     -display none -monitor none -serial stdio -no-reboot -nodefaults \
     -kernel "$vm/vmlinuz" -initrd "$vm/initrd" -append "console=ttyS0 quiet panic=-1" \
     -drive "file=$vm/root.img,format=raw,if=virtio,snapshot=on" \
