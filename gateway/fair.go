@@ -34,10 +34,9 @@ type shaper struct {
 
 // account is what a shaper knows of a client that it has served lately.
 type account struct {
-	finish    float64 // tag at which all that it has asked for is served
-	prepaid   float64 // of its last quantum
-	waiting   int     // in the queue
-	abandoned int     // of them, those whose stream has ended
+	finish  float64 // tag at which all that it has asked for is served
+	prepaid float64 // of its last quantum
+	waiting int     // in the queue
 }
 
 // A quantum is what passes in quantumTime, up to maxQuantum, or one piece.
