@@ -187,7 +187,7 @@ func clientKey(v *access.Verdict, a netip.Addr) string {
 	if v.Chain != nil {
 		return v.Chain.SHA256
 	}
-	return a.Unmap().String()
+	return sourceName(a)
 }
 
 // verdictReason is what a client is told that its access rule does not let in.

@@ -28,10 +28,9 @@ type policy struct {
 	chain treeKey // the tree of the last request, which a related one goes to
 	bound bool    // a session of another connection was bound to this one
 
-	mu       sync.Mutex // requests and responses come in two goroutines
-	pending  map[uint64]pendingTree
-	trees    map[treeKey]bool // known trees; true: a pipe share
-	loggedOn bool             // a logon was accepted
+	mu      sync.Mutex // requests and responses come in two goroutines
+	pending map[uint64]pendingTree
+	trees   map[treeKey]bool // known trees; true: a pipe share
 }
 
 // pendingTree is a TREE_CONNECT without its answer.
@@ -75,7 +74,7 @@ func (p *policy) watchesTrees() bool { return !p.allowPipes || p.shares != nil }
 func (p *policy) requests() *walker {
 	p.pending = make(map[uint64]pendingTree)
 	p.trees = make(map[treeKey]bool)
-	return &walker{want: p.wantRequest, see: p.request, opaque: p.opaque}
+	return &walker{want: p.wantRequest, see: p.request, compressed: p.compressed}
 }
 
 // responses returns the walker for the backend's messages. failed is called for
@@ -159,18 +158,22 @@ func (p *policy) request(h header, b []byte) error {
 	return nil
 }
 
-// opaque judges a message that cannot be seen into, by its protocol id.
-func (p *policy) opaque(id byte) error {
-	if id != protocolCompressed {
-		return nil
+// compressed judges a compressed message by its header, nil if that can't be seen.
+// Where logons are judged it has to be: unlike encryption, compression could hide
+// one. Otherwise it hides no more than encryption may.
+func (p *policy) compressed(h *header) error {
+	refuse := func(why Reason, rule string) error {
+		return &reasonError{why, fmt.Errorf("smb: the client sent a compressed message that can't be seen into, and %s", rule)}
 	}
-	if p.encrypted {
-		return &reasonError{ReasonProtection, fmt.Errorf("smb: the client sent a compressed message in the clear, and protection is encryption")}
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.kerberos && !p.loggedOn {
-		return &reasonError{ReasonNTLM, fmt.Errorf("smb: the client sent a compressed message before it had logged on, and ntlm is deny")}
+	switch {
+	case p.encrypted:
+		return refuse(ReasonProtection, "protection is encryption")
+	case p.kerberos && (h == nil || h.next != 0 || h.command == cmdNegotiate || h.command == cmdSessionSetup):
+		return refuse(ReasonNTLM, "ntlm is deny")
+	case h != nil && h.command == cmdTreeConnect && p.watchesTrees():
+		return refuse(ReasonShare, "shares are watched")
+	case h != nil && h.command == cmdCreate && !p.allowPipes:
+		return refuse(ReasonNamedPipe, "named_pipes is deny")
 	}
 	return nil
 }
@@ -239,7 +242,7 @@ func (p *policy) create(h header) error {
 // response learns from the answers which trees there are, and which are no more.
 func (p *policy) response(h header, b []byte) error {
 	switch h.command {
-	case cmdSessionSetup, cmdLogoff, cmdTreeConnect, cmdTreeDisconnect:
+	case cmdLogoff, cmdTreeConnect, cmdTreeDisconnect:
 	default:
 		return nil
 	}
@@ -255,8 +258,6 @@ func (p *policy) response(h header, b []byte) error {
 	}
 	switch {
 	case h.status != 0:
-	case h.command == cmdSessionSetup:
-		p.loggedOn = true
 	case h.command == cmdLogoff:
 		maps.DeleteFunc(p.trees, func(k treeKey, _ bool) bool { return k.session == h.sessionID })
 	case h.command == cmdTreeDisconnect:

@@ -311,7 +311,7 @@ type QUIC struct {
 // Limits bound what clients can take.
 type Limits struct {
 	Connections                   int      `yaml:"connections" default:"10000" min:"1" max:"10000000" doc:"Connections at a time"`
-	ConnectionsPerClient          int      `yaml:"connections_per_client" default:"64" min:"1" max:"10000000" doc:"Connections of one client at a time: of a certificate, or where none is asked for, of a source address"`
+	ConnectionsPerClient          int      `yaml:"connections_per_client" default:"64" min:"1" max:"10000000" doc:"Connections of one client at a time: of a certificate, or where none is asked for, of a source address (of IPv6: its /64, as everywhere in limits)"`
 	HandshakesPerSecond           int      `yaml:"handshakes_per_second" default:"2000" min:"1" max:"10000000" doc:"New handshakes a second; more are refused"`
 	HandshakesPerSecondPerAddress int      `yaml:"handshakes_per_second_per_address" default:"50" min:"1" max:"10000000" doc:"New handshakes a second from one address; more are refused; loopback is exempt"`
 	FailureDelay                  Duration `yaml:"failure_delay" default:"2s" min:"0s" max:"10s" doc:"Refused handshakes and refused SMB logons are answered this much later, one after the other for a client: for a certificate, or where none was shown for an address; clients that are let in never wait; 0s: at once"`

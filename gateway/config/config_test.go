@@ -300,6 +300,9 @@ func TestWarnings(t *testing.T) {
 		{"partly", head + route("a", "server_name: a.test") + route("b", "server_name: [a.test, b.test]"), "route b never sees a.test"},
 		{"catch-all", head + "  - {name: all, match: {}, forward: {udp: '127.0.0.1:1'}}\n" + route("b", "server_name: a.test"), "route b is never reached"},
 		{"no certificate", head + route("a", "server_name: other.example"), "no certificate is for other.example"},
+		{"issuer from the wrong end", "tlshd: {certificates: [{names: [a.test], cert: c, key: k}], client_ca: [ca]}\n" +
+			"access: {x: {client_certificate: required, allow: [{any: true}], deny: [{issuer: 'O=E, CN=Old CA'}]}}\nroutes:\n" +
+			strings.Replace(route("a", "server_name: a.test"), "public", "x", 1), `issuer: "CN=Old CA,O=E"`},
 		{"admin", minimal + "admin: {http: ':9443'}\n", "asks for no password"},
 	}
 	for _, tt := range tests {
