@@ -21,34 +21,42 @@ import (
 // memory is what connections cost that nobody uses.
 func (r *runner) memory(ctx context.Context, rep *report) error {
 	raiseFileLimit()
-	n := pick(r.quick, 1000, 10000)
-	rep.section("Idle connections", fmt.Sprintf("Resident memory that %d open connections add to all processes of a server, %.0f seconds after the last of them was made, "+
-		"and what a connection takes. `serve` runs as it is installed, packet process and helper together: connections of the protocol sunrpc without a "+
-		"stream, and SMB sessions that are relayed to a backend. `bench` and the peers run TLS in the one process they have.", n, settleIdle.Seconds()))
+	n := pick(r.quick, 1000, idleAtTarget)
+	rep.section("Idle connections", fmt.Sprintf("Resident memory that %d open connections (the last three: %d) add to all processes of a server, %.0f seconds after the last of "+
+		"them was made, and what a connection takes. `serve` runs as it is installed, packet process and helper together, and is looked at for %.0f seconds more, "+
+		"in which each connection is kept alive once; the median counts: connections of the protocol sunrpc without a stream, and SMB sessions that are relayed to "+
+		"a backend. `bench` and the peers run TLS in the one process they have.", idleAtTarget, n, settleIdle.Seconds(), watchIdle.Seconds()))
 	t := rep.table("", "MiB", "KiB each")
-	row := func(name string, bytes float64) float64 {
+	row := func(name string, bytes float64, n int) float64 {
 		each := bytes / float64(n)
 		t.row(name, f1(bytes/mib), f1(each/1024))
 		return each
 	}
 	for _, kind := range []idleKind{{alpn: "sunrpc"}, {alpn: "smb", sessions: true}} {
-		bytes, err := r.idleAtServe(ctx, kind, n)
+		bytes, err := r.idleAtServe(ctx, kind, idleAtTarget)
 		if err != nil {
 			return err
 		}
 		if kind.sessions {
-			each := row("`serve`, relayed sessions", bytes)
+			each := row("`serve`, relayed sessions", bytes, idleAtTarget)
 			rep.target("an idle relayed session", "<= 32 KiB", f1(each/1024)+" KiB", each <= 32<<10)
 			continue
 		}
-		each := row("`serve`, connections", bytes)
+		each := row("`serve`, connections", bytes, idleAtTarget)
 		rep.target("an idle connection", "<= 12 KiB", f1(each/1024)+" KiB", each <= 12<<10)
 	}
-	return r.idleAtPeers(ctx, n, row)
+	return r.idleAtPeers(ctx, n, func(name string, bytes float64) { row(name, bytes, n) })
 }
 
+// idleAtTarget is how many connections the targets are about. With fewer, what a
+// process needs by itself counts as theirs.
+const idleAtTarget = 10000
+
+// watchIdle is a round of keepalives.
+const watchIdle = 10 * time.Second
+
 // idleAtPeers is the same of servers without a helper, one connection each.
-func (r *runner) idleAtPeers(ctx context.Context, n int, row func(string, float64) float64) error {
+func (r *runner) idleAtPeers(ctx context.Context, n int, row func(string, float64)) error {
 	order := []string{ours, "quic-go", "tls"}
 	if !r.quick {
 		order = order[:2]
@@ -147,8 +155,27 @@ func (r *runner) idleAtServe(ctx context.Context, kind idleKind, n int) (float64
 	case <-ctx.Done():
 		return 0, ctx.Err()
 	}
-	added := treeResident(gateway.cmd.Process.Pid) - base
-	return float64(added), crowd.alive()
+	held, err := watchResident(ctx, gateway.cmd.Process.Pid)
+	if err != nil {
+		return 0, err
+	}
+	return held - float64(base), crowd.alive()
+}
+
+// watchResident is the median of a tree's memory over watchIdle, in bytes.
+func watchResident(ctx context.Context, pid int) (float64, error) {
+	var seen []float64
+	tick := time.NewTicker(watchIdle / 20)
+	defer tick.Stop()
+	for range 20 {
+		select {
+		case <-tick.C:
+			seen = append(seen, float64(treeResident(pid)))
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+	}
+	return middle(seen, func(b float64) float64 { return b }), nil
 }
 
 // treeResident is the memory of a process and all below it in RAM, in bytes.

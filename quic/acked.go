@@ -25,6 +25,9 @@ type ackWork struct {
 func (c *Conn) needAckWork() {
 	if c.ackWork == nil {
 		c.ackWork = &ackWork{ackedFunc: c.onAcked, lostFunc: c.onLost, requeueFunc: c.requeue}
+		if c.confirmed {
+			c.eventSpace = recovery.AppData
+		}
 	}
 }
 

@@ -8,56 +8,72 @@ import (
 	"time"
 )
 
-// TestIdleConnectionMemory bounds what an idle connection keeps on the heap,
-// one end of it, TLS included: ten thousand of them must be no matter.
+// TestIdleConnectionMemory bounds what an idle connection costs a server, on the
+// heap and in stacks, and that no goroutine waits for it where the application uses
+// NotifyStream. Ten thousand of them must be no matter.
 func TestIdleConnectionMemory(t *testing.T) {
 	const (
-		conns = 500
-		limit = 14 << 10
+		conns      = 2000
+		limit      = 10 << 10
+		goroutines = 20 // in all
 	)
 	scfg, ccfg := serverConfig(), clientConfig()
-	scfg.MaxIdleTimeout, ccfg.MaxIdleTimeout = time.Minute, time.Minute
+	scfg.MaxIdleTimeout, ccfg.MaxIdleTimeout = 10*time.Minute, 10*time.Minute
 	se, ce := newLoopback(t, scfg), newLoopback(t, nil)
-	ctx := testContext(t)
-	var servers, clients []*Conn
-	open := func(n int) {
-		for range n {
-			c, err := ce.Dial(ctx, se.LocalAddr(), ccfg)
-			if err != nil {
-				t.Fatal(err)
-			}
-			s, err := se.Accept(ctx)
-			if err != nil {
-				t.Fatal(err)
-			}
-			clients, servers = append(clients, c), append(servers, s)
-		}
-		for _, c := range clients {
-			awaitIdle(t, c)
-		}
-		for _, c := range servers {
-			awaitIdle(t, c)
-		}
-	}
-	open(20) // pools and tables exist from here on
-	before := heapInUse()
-	open(conns)
-	each := (heapInUse() - before) / (2 * conns)
-	t.Logf("%d bytes for each end of a connection", each)
+	var servers []*Conn
+	servers = append(servers, openIdle(t, se, ce, ccfg, 20)...) // pools and tables exist from here on
+	memory, running := memoryInUse(), runtime.NumGoroutine()
+	servers = append(servers, openIdle(t, se, ce, ccfg, conns)...)
+	each := (memoryInUse() - memory) / conns
+	t.Logf("%d bytes for each connection", each)
 	if each > limit {
 		t.Errorf("an idle connection keeps %d bytes, limit %d", each, limit)
 	}
+	if more := runtime.NumGoroutine() - running; more > goroutines {
+		t.Errorf("%d goroutines for %d idle connections", more, conns)
+	}
 	runtime.KeepAlive(servers)
-	runtime.KeepAlive(clients)
 }
 
-// awaitIdle waits until a connection has confirmed its handshake and waits for nothing.
-func awaitIdle(t *testing.T, c *Conn) {
+// openIdle returns the servers' ends of n idle connections. Their clients are gone,
+// without a word.
+func openIdle(t *testing.T, se, ce *Endpoint, cfg *Config, n int) (servers []*Conn) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	ctx := testContext(t)
+	var clients []*Conn
+	for range n {
+		c, err := ce.Dial(ctx, se.LocalAddr(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := se.Accept(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.NotifyStream(func() {})
+		clients, servers = append(clients, c), append(servers, s)
+	}
+	for range 2 { // one end may wake the other
+		for i := range servers {
+			awaitRest(t, clients[i])
+			awaitRest(t, servers[i])
+		}
+	}
+	for _, c := range clients {
+		c.lock()
+		c.abandon(ErrEndpointClosed)
+		c.unlock()
+	}
+	return servers
+}
+
+// awaitRest waits until a connection rests.
+func awaitRest(t *testing.T, c *Conn) {
+	t.Helper()
+	deadline := time.Now().Add(60 * time.Second)
 	for {
 		c.lock()
-		ok := c.confirmed && !c.mayRest() && c.loss.InFlight() == 0
+		ok := c.app.resting
 		c.unlock()
 		if ok {
 			return
@@ -69,10 +85,12 @@ func awaitIdle(t *testing.T, c *Conn) {
 	}
 }
 
-func heapInUse() int64 {
-	runtime.GC()
-	runtime.GC() // pools forget in two steps
+// memoryInUse is what lives on the heap and in stacks.
+func memoryInUse() int64 {
+	for range 4 { // pools forget in two steps, stacks shrink by half in each
+		runtime.GC()
+	}
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	return int64(m.HeapAlloc)
+	return int64(m.HeapAlloc + m.StackInuse)
 }

@@ -23,6 +23,11 @@ const (
 	// GOGC is between least and most, in steps: setting it stops the world.
 	least, most = 15, 100
 	step        = 10
+	// A heap of big bytes gets half of that at most. What a crowd of connections
+	// leaves behind when it has come lies scattered among what it keeps, and cannot
+	// be given back: the less of it there ever was, the better.
+	big     = 32 << 20
+	mostBig = most / 2
 	// calm is how many periods in a row must do with less before it gets less.
 	calm = 5
 )
@@ -40,18 +45,22 @@ func wanted(rate, live float64) int {
 	if live <= 0 {
 		return most
 	}
+	limit := most
+	if live >= big {
+		limit = mostBig
+	}
 	n := least
-	for n < most && float64(n)/100*live < rate*interval.Seconds() {
+	for n < limit && float64(n)/100*live < rate*interval.Seconds() {
 		n += step
 	}
-	return min(n, most)
+	return min(n, limit)
 }
 
 // next returns what GOGC should be after a period: more at once, less when it is
 // sure.
 func (f *fitter) next(rate, live float64) int {
 	n := wanted(rate, live)
-	if n >= f.percent {
+	if n >= f.percent || live >= big && f.percent > mostBig {
 		f.percent, f.quiet, f.need = n, 0, 0
 		return n
 	}

@@ -37,11 +37,14 @@ type cubic struct {
 	started bool    // the first slow start is over
 	acked   int     // bytes of this ACK frame that may grow the window
 	part    float64 // fraction of a byte of growth
-	before  struct {
-		window, threshold int
-		epoch             cubicEpoch
-		started           bool
-	}
+	before  *cubicBefore
+}
+
+// cubicBefore is what a reduction has changed; nil while there was none.
+type cubicBefore struct {
+	window, threshold int
+	epoch             cubicEpoch
+	started           bool
 }
 
 // NewCUBIC returns the controller of RFC 9438, in slow start. maxDatagram is the
@@ -167,7 +170,10 @@ func (c *cubic) OnLost(now, largestLostSent time.Time, packets int) {
 		c.undo.lost += packets
 		return
 	}
-	c.before.window, c.before.threshold, c.before.epoch, c.before.started = c.window, c.threshold, c.cubicEpoch, c.started
+	if c.before == nil {
+		c.before = new(cubicBefore)
+	}
+	*c.before = cubicBefore{c.window, c.threshold, c.cubicEpoch, c.started}
 	c.decrease(now)
 	c.watch(now, packets)
 }
@@ -198,8 +204,7 @@ func (c *cubic) decrease(now time.Time) {
 // OnSpurious takes a reduction back. RFC 9438, Section 4.9.2: "the values of the
 // following variables can be restored".
 func (c *cubic) OnSpurious(_, declared time.Time) {
-	if c.spurious(declared) {
-		b := &c.before
+	if b := c.before; c.spurious(declared) && b != nil {
 		c.window, c.threshold, c.cubicEpoch, c.started = max(c.window, b.window), b.threshold, b.epoch, b.started
 		c.recovery, c.part = time.Time{}, 0
 	}
