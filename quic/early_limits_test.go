@@ -229,3 +229,35 @@ func TestEarlyPacketsOnTheWire(t *testing.T) {
 		}
 	})
 }
+
+// TestRejectedEarlyAcknowledged: RFC 9001, Section 4.6.2: "When 0-RTT was rejected, a
+// client SHOULD treat receipt of an acknowledgment for a 0-RTT packet as a connection
+// error of type PROTOCOL_VIOLATION, if it is able to detect the condition."
+func TestRejectedEarlyAcknowledged(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		ep := newEarlyPair(t, 23, simnet.Params{Delay: earlyDelay})
+		scfg := *ep.scfg
+		scfg.EarlyData = false
+		ep.server.SetConfig(&scfg)
+		c := ep.dialEarly()
+		st := ep.send(c, []byte("hello"))
+		s := ep.accept()
+		ep.echo(s)
+		ep.wantEcho(st, []byte("hello"))
+		ep.wantEarly(c, false)
+		s.lock()
+		s.recv.Add(time.Now(), 0, true, 0) // it claims to have read it
+		s.dirty = true
+		s.unlock()
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		select {
+		case <-c.Done():
+		case <-ctx.Done():
+		}
+		var te *TransportError
+		if err := c.Err(); !errors.As(err, &te) || te.Remote || te.Code != ProtocolViolation {
+			t.Errorf("the client ends with %v", err)
+		}
+	})
+}
