@@ -30,6 +30,7 @@ func (g *Gateway) serveSMB(ctx context.Context, s *session) {
 	relay.Options.Logons = g.throttles.of(s.client)
 	relay.Options.Meter = g.meters.of(s)
 	relay.Options.Shares = s.route.sharesOf(s.verdict.Load())
+	relay.Options.Backends = s.route.backendsOf(s.verdict.Load())
 	if s.route.conf.SMB.Proxy == "v2" {
 		relay.Options.ProxyHeader = backend.AppendProxy(nil, s.proxyInfo())
 	}
@@ -91,7 +92,7 @@ func (s *session) firstStream(ctx context.Context) (*quic.Stream, error) {
 
 // serveNFS makes the relay of an NFS session and serves its streams.
 func (g *Gateway) serveNFS(s *session) {
-	relay := s.route.nfs.Relay(nfs.Client{Identity: s.identity, Advertise: advertised(s.conn), Key: s.client, Proxy: s.proxyInfo(), Meter: g.meters.of(s), Callbacks: s.callbacks})
+	relay := s.route.nfs.Relay(nfs.Client{Identity: s.identity, Backends: s.route.backendsOf(s.verdict.Load()), Advertise: advertised(s.conn), Key: s.client, Proxy: s.proxyInfo(), Meter: g.meters.of(s), Callbacks: s.callbacks})
 	relay.SetExports(s.route.exportsOf(s.verdict.Load()))
 	if s.relay.Store(relay); g.table.Load() != s.route.table {
 		g.judgeAgain(s) // a reload since the verdict has not seen the relay

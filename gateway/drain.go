@@ -39,6 +39,7 @@ func (g *Gateway) Drain(ctx context.Context) error {
 					last = deadline.Sub(now) < drainLast
 				}
 				switch {
+				case s.waits():
 				case s.route.nfs != nil && (q.idle(now) || s.streams.Load() == 0 && now.Sub(s.started) > drainQuiet):
 					s.cut(reason.Drained)
 				case s.route.smb != nil && last && q.idle(now):
@@ -49,6 +50,12 @@ func (g *Gateway) Drain(ctx context.Context) error {
 			return fmt.Errorf("gateway: drain: %d sessions still open: %w", len(g.live()), context.Cause(ctx))
 		}
 	}
+}
+
+// waits reports whether a server owes the client an answer, as far as that is known.
+func (s *session) waits() bool {
+	relay := s.relay.Load()
+	return relay != nil && relay.Due() > 0
 }
 
 // quiet is since when a session has moved no byte.

@@ -107,6 +107,12 @@ func TestHostile67RouteIsCheckedAgain(t *testing.T) {
 // one and a strict one, with a TLS of the test's.
 func startReading(t *testing.T, h quic.Handshaker, backend string, log *syncBuffer) netip.AddrPort {
 	t.Helper()
+	return startServing(t, h, backend, log).addr
+}
+
+// startServing is startReading, and returns the gateway.
+func startServing(t *testing.T, h quic.Handshaker, backend string, log *syncBuffer) *inProcess {
+	t.Helper()
 	group, err := udp.ListenGroup(netip.MustParseAddrPort("127.0.0.1:0"), 1, udp.Config{})
 	if err != nil {
 		t.Fatal(err)
@@ -132,7 +138,7 @@ routes:
 		t.Fatal(err)
 	}
 	closeGateway(t, g)
-	return addr
+	return &inProcess{Gateway: g, addr: addr}
 }
 
 // closeGateway ends a gateway at the end of the test.

@@ -19,7 +19,7 @@ type limiter struct {
 	perClient map[string]int
 	window    time.Time
 	count     int
-	perAddr   map[netip.Addr]int
+	perAddr   map[netip.Prefix]int
 }
 
 // maxLimiterAddrs bounds the table of addresses of one second. Beyond it only
@@ -27,7 +27,7 @@ type limiter struct {
 const maxLimiterAddrs = 65536
 
 func newLimiter(c *config.Limits) *limiter {
-	return &limiter{conf: *c, perClient: make(map[string]int), perAddr: make(map[netip.Addr]int)}
+	return &limiter{conf: *c, perClient: make(map[string]int), perAddr: make(map[netip.Prefix]int)}
 }
 
 func (l *limiter) configure(c *config.Limits) {
@@ -50,18 +50,36 @@ func (l *limiter) handshake(a netip.Addr, now time.Time) error {
 	if l.count >= l.conf.HandshakesPerSecond {
 		return refused(reason.RateLimit)
 	}
-	a = a.Unmap()
-	if !a.IsLoopback() {
-		n, seen := l.perAddr[a]
+	if from := source(a); !from.Addr().IsLoopback() {
+		n, seen := l.perAddr[from]
 		if n >= l.conf.HandshakesPerSecondPerAddress {
 			return refused(reason.RateLimit)
 		}
 		if seen || len(l.perAddr) < maxLimiterAddrs {
-			l.perAddr[a] = n + 1
+			l.perAddr[from] = n + 1
 		}
 	}
 	l.count++
 	return nil
+}
+
+// source is what limits count an address by: itself, or of IPv6 its /64, of which
+// one machine may use any address and as many as it likes.
+func source(a netip.Addr) netip.Prefix {
+	a = a.Unmap().WithZone("")
+	if a.Is6() && !a.IsLoopback() && !a.IsLinkLocalUnicast() {
+		return netip.PrefixFrom(a, 64).Masked()
+	}
+	return netip.PrefixFrom(a, a.BitLen())
+}
+
+// sourceName is source in a log, without the length where that says nothing.
+func sourceName(a netip.Addr) string {
+	p := source(a)
+	if p.IsSingleIP() {
+		return p.Addr().String()
+	}
+	return p.String()
 }
 
 func refused(r reason.Reason) error {

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/quic-fsgw/quic-fsgw/gateway/access"
 	"github.com/quic-fsgw/quic-fsgw/gateway/config"
 )
 
@@ -32,6 +33,34 @@ func TestHandshakeLimits(t *testing.T) {
 	}
 	if err := l.handshake(one, now.Add(time.Second)); err != nil {
 		t.Errorf("the next second: %v", err)
+	}
+}
+
+// Who has a network of IPv6 addresses is one client, not as many as he likes.
+func TestSource(t *testing.T) {
+	for _, tt := range []struct {
+		a, b string
+		same bool
+		name string // of a
+	}{
+		{"192.0.2.1", "::ffff:192.0.2.1", true, "192.0.2.1"},
+		{"192.0.2.1", "192.0.2.2", false, "192.0.2.1"},
+		{"2001:db8:0:1::1", "2001:db8:0:1:ffff::2", true, "2001:db8:0:1::/64"},
+		{"2001:db8:0:1::1", "2001:db8:0:2::1", false, "2001:db8:0:1::/64"},
+		{"::1", "::2", false, "::1"},
+		{"fe80::1%eth0", "fe80::2%eth0", false, "fe80::1"},
+	} {
+		a, b := netip.MustParseAddr(tt.a), netip.MustParseAddr(tt.b)
+		if same := source(a) == source(b); same != tt.same || sourceName(a) != tt.name || (clientKey(&access.Verdict{}, a) == clientKey(&access.Verdict{}, b)) != tt.same {
+			t.Errorf("%s (%s) and %s: the same %v", a, sourceName(a), b, same)
+		}
+	}
+	l := newLimiter(&config.Limits{Connections: 10, ConnectionsPerClient: 2, HandshakesPerSecond: 5, HandshakesPerSecondPerAddress: 2})
+	now := time.Unix(1000, 0)
+	for i, a := range []string{"2001:db8::1", "2001:db8::2", "2001:db8::3"} {
+		if err := l.handshake(netip.MustParseAddr(a), now); (err == nil) != (i < 2) {
+			t.Errorf("handshake %d of a network: %v", i, err)
+		}
 	}
 }
 

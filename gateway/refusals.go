@@ -51,7 +51,7 @@ func (c refusedClient) key() string {
 	if c.sha256 != "" {
 		return c.sha256
 	}
-	return c.addr.Unmap().String()
+	return sourceName(c.addr)
 }
 
 func (r *refusals) configure(delay time.Duration) {

@@ -75,6 +75,10 @@ func (g *Gateway) judgeAgain(s *session) bool {
 		s.cut(reason.AccessRevoked)
 		return false
 	}
+	if r.policyOf(&v).narrower(s.policy) {
+		s.cut(reason.PolicyChanged)
+		return false
+	}
 	if r.nfs == nil {
 		return true
 	}

@@ -59,6 +59,7 @@ type route struct {
 	identity access.IdentityMap
 	rows     access.IdentityMap // NFS: the UID is an index of exports
 	exports  []nfs.Exports      // of the rows of identity
+	subsets  [][]string         // NFS: backends of the rows of identity
 	squash   *nfs.Identity      // nil: refuse whom no row matches
 }
 
@@ -202,7 +203,11 @@ func (r *route) compileNFS(cfg *config.Config, c *config.NFS, log *slog.Logger) 
 		if err != nil {
 			return err
 		}
+		if err := row.CheckBackends(c); err != nil {
+			return fmt.Errorf("map_file: %w", err)
+		}
 		r.exports = append(r.exports, e)
+		r.subsets = append(r.subsets, row.Backends)
 		r.rows = append(r.rows, access.MapEntry{Match: row.Matcher, Unix: access.Unix{UID: uint32(i)}})
 	}
 	if err := r.checkNFS(c); err != nil {
@@ -331,10 +336,24 @@ func (r *route) exportsOf(v *access.Verdict) nfs.Exports {
 
 // sharesOf is what a client may use, where that can be seen; none means all.
 func (r *route) sharesOf(v *access.Verdict) []string {
-	if row, ok := r.shares.Lookup(v.Chain); ok {
+	if row, ok := r.shares.Lookup(v.Chain); ok && len(r.conf.SMB.ShareMap[row.UID].Shares) > 0 {
 		return r.conf.SMB.ShareMap[row.UID].Shares
 	}
 	return r.conf.SMB.Shares
+}
+
+// backendsOf are those of the route's that a client may have; none means all.
+func (r *route) backendsOf(v *access.Verdict) []string {
+	if r.smb != nil {
+		if row, ok := r.shares.Lookup(v.Chain); ok {
+			return r.conf.SMB.ShareMap[row.UID].Backends
+		}
+		return nil
+	}
+	if row, ok := r.rows.Lookup(v.Chain); ok {
+		return r.subsets[row.UID]
+	}
+	return nil
 }
 
 // advertised is the address that the portmapper names to a client.

@@ -25,6 +25,7 @@ type session struct {
 	addr    *endpoint
 	tls     *quic.TLSState
 	verdict atomic.Pointer[access.Verdict]
+	policy  *clientPolicy // as it was when the session began
 	meter   *clientMeter
 	client  string // what limits and stickiness count by
 	started time.Time
@@ -138,6 +139,7 @@ func (g *Gateway) admit(e *endpoint, c *quic.Conn) (*session, error) {
 			return nil, err
 		}
 	}
+	s.policy = s.route.policyOf(&v)
 	s.client = clientKey(&v, c.RemoteAddrPort().Addr())
 	if err := g.enter(s); err != nil {
 		return nil, err
@@ -185,7 +187,7 @@ func clientKey(v *access.Verdict, a netip.Addr) string {
 	if v.Chain != nil {
 		return v.Chain.SHA256
 	}
-	return a.Unmap().String()
+	return sourceName(a)
 }
 
 // verdictReason is what a client is told that its access rule does not let in.

@@ -69,7 +69,7 @@ func (s *Service) dialAny(ctx context.Context, pin *target, svc service, from *C
 		return pin, conn, err
 	}
 	var errs []error
-	for _, addr := range s.set.Order(from.Key, time.Now()) {
+	for _, addr := range s.set.Order(from.Key, time.Now(), from.Backends...) {
 		b := s.target(addr)
 		conn, err := s.dialOne(ctx, b, svc, from)
 		if err == nil {

@@ -107,6 +107,7 @@ func (b *backendConn) queueHead(mark uint32, head []byte) error {
 	b.due.Add(1)
 	b.fresh++
 	b.s.due.Add(1)
+	b.s.r.due.Add(1)
 	b.s.calls.Add(1)
 	if b.gone.Load() { // the pump did not see this call when it ended
 		return &streamError{CodeUnspecifiedError, fmt.Errorf("%w: %s service hung up", ErrBackendLost, b.svc)}

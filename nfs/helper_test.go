@@ -105,6 +105,9 @@ func startGateway(t testing.TB, s *Service, id *Identity) *gateway {
 		if st.Streams != 0 || st.Conns != 0 {
 			t.Errorf("after the end: %d streams and %d backend connections are counted", st.Streams, st.Conns)
 		}
+		if n := relay.Due(); n != 0 {
+			t.Errorf("after the end: %d replies are due", n)
+		}
 	})
 	return g
 }

@@ -22,6 +22,7 @@ type Identity struct {
 // Root says whether an identity may be uid 0 or have gid 0.
 type Root bool
 
+// Whether there may be root.
 const (
 	RootRefused Root = false
 	RootAllowed Root = true

@@ -22,6 +22,7 @@ type Relay struct {
 	client  Client
 	allowed atomic.Pointer[Exports]
 	pin     atomic.Pointer[target] // where this connection's file handles come from
+	due     atomic.Int64           // replies that backends owe, on all streams
 
 	mu      sync.Mutex
 	mounted []string
@@ -33,6 +34,8 @@ type Client struct {
 	Identity *Identity
 	// Advertise is the gateway's address as the portmapper tells it; zero: the stream's local address.
 	Advertise netip.AddrPort
+	// Backends are those of Config.Backends that the client may have; empty: all.
+	Backends []string
 	// Key names the client where a backend is chosen: with the same key, the same backend.
 	Key string
 	// Meter, if it is not nil, is called with each piece of bytes moved, and the calls among them, and
@@ -66,6 +69,9 @@ func (r *Relay) noteMount(path string) {
 		r.mounted = append(r.mounted, path)
 	}
 }
+
+// Due is the number of calls that wait for their replies.
+func (r *Relay) Due() int64 { return r.due.Load() }
 
 func (r *Relay) exports() Exports { return *r.allowed.Load() }
 
@@ -257,6 +263,7 @@ func (s *stream) finish() Outcome {
 	}
 	s.mu.Unlock()
 	s.pumps.Wait()
+	s.r.due.Add(-s.due.Load()) // of those, none comes any more
 	s.cancel(nil)
 	if orderly || errors.Is(s.err, errIdle) {
 		closeInOrder(s.conn)

@@ -293,6 +293,7 @@ func noEOF(err error) error {
 func (b *backendConn) replied(n int64) {
 	b.s.replies.Add(uint64(n))
 	b.due.Add(-n)
+	b.s.r.due.Add(-n)
 	if b.s.due.Add(-n) == 0 {
 		select {
 		case b.s.drained <- struct{}{}:

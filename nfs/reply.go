@@ -5,6 +5,7 @@ import "encoding/binary"
 // AcceptStat is the status of an accepted call (RFC 5531, Section 9).
 type AcceptStat uint32
 
+// The statuses of accepted calls, under the names of RFC 5531.
 const (
 	AcceptSuccess      AcceptStat = 0
 	AcceptProgUnavail  AcceptStat = 1
@@ -17,6 +18,7 @@ const (
 // AuthStat is why a credential was refused (RFC 5531, Section 9).
 type AuthStat uint32
 
+// Why a credential was refused, under the names of RFC 5531.
 const (
 	AuthBadCred      AuthStat = 1
 	AuthRejectedCred AuthStat = 2

@@ -188,6 +188,15 @@ func (s *Service) program(number uint32) (program, bool) {
 	return program{}, false
 }
 
+// Programs returns the numbers of the programs that are served.
+func (s *Service) Programs() []uint32 {
+	var all []uint32
+	for _, p := range s.programs {
+		all = append(all, p.number)
+	}
+	return all
+}
+
 // Adopt takes over what old knows of its backends and what it has counted.
 // Its streams, which go on, and those of s count together from now on.
 func (s *Service) Adopt(old *Service) {

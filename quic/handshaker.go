@@ -35,6 +35,7 @@ func (l Level) String() string {
 // Handshake must not block and must not do network or file I/O on the calling
 // goroutine. It may call sink before it returns.
 type Handshaker interface {
+	// Handshake begins one. What comes of it arrives at sink, see HandshakeEvent.
 	Handshake(req *HandshakeRequest, sink func(HandshakeEvent)) Handshake
 }
 

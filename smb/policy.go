@@ -3,6 +3,7 @@ package smb
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -27,10 +28,9 @@ type policy struct {
 	chain treeKey // the tree of the last request, which a related one goes to
 	bound bool    // a session of another connection was bound to this one
 
-	mu       sync.Mutex // requests and responses come in two goroutines
-	pending  map[uint64]pendingTree
-	trees    map[treeKey]bool // known trees; true: a pipe share
-	loggedOn bool             // a logon was accepted
+	mu      sync.Mutex // requests and responses come in two goroutines
+	pending map[uint64]pendingTree
+	trees   map[treeKey]bool // known trees; true: a pipe share
 }
 
 // pendingTree is a TREE_CONNECT without its answer.
@@ -66,17 +66,15 @@ func newPolicy(o *Options) *policy {
 	return p
 }
 
-// watchesTrees reports whether requests need a look at all.
+// watchesTrees reports whether some rule is about trees.
 func (p *policy) watchesTrees() bool { return !p.allowPipes || p.shares != nil }
 
-// requests returns the walker for the client's messages, nil if no rule needs it.
+// requests returns the walker for the client's messages. It also finds the shares
+// that the log names.
 func (p *policy) requests() *walker {
-	if !p.watchesTrees() && !p.encrypted && !p.kerberos {
-		return nil
-	}
 	p.pending = make(map[uint64]pendingTree)
 	p.trees = make(map[treeKey]bool)
-	return &walker{want: p.wantRequest, see: p.request, opaque: p.opaque}
+	return &walker{want: p.wantRequest, see: p.request, compressed: p.compressed}
 }
 
 // responses returns the walker for the backend's messages. failed is called for
@@ -160,24 +158,34 @@ func (p *policy) request(h header, b []byte) error {
 	return nil
 }
 
-// opaque judges a message that cannot be seen into, by its protocol id.
-func (p *policy) opaque(id byte) error {
-	if id != protocolCompressed {
-		return nil
+// compressed judges a compressed message by its header, nil if that can't be seen.
+// Where logons are judged it has to be: unlike encryption, compression could hide
+// one. Otherwise it hides no more than encryption may.
+func (p *policy) compressed(h *header) error {
+	refuse := func(why Reason, rule string) error {
+		return &reasonError{why, fmt.Errorf("smb: the client sent a compressed message that can't be seen into, and %s", rule)}
 	}
-	if p.encrypted {
-		return &reasonError{ReasonProtection, fmt.Errorf("smb: the client sent a compressed message in the clear, and protection is encryption")}
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.kerberos && !p.loggedOn {
-		return &reasonError{ReasonNTLM, fmt.Errorf("smb: the client sent a compressed message before it had logged on, and ntlm is deny")}
+	switch {
+	case p.encrypted:
+		return refuse(ReasonProtection, "protection is encryption")
+	case p.kerberos && (h == nil || h.next != 0 || h.command == cmdNegotiate || h.command == cmdSessionSetup):
+		return refuse(ReasonNTLM, "ntlm is deny")
+	case h != nil && h.command == cmdTreeConnect && p.watchesTrees():
+		return refuse(ReasonShare, "shares are watched")
+	case h != nil && h.command == cmdCreate && !p.allowPipes:
+		return refuse(ReasonNamedPipe, "named_pipes is deny")
 	}
 	return nil
 }
 
 func (p *policy) treeConnect(h header, b []byte) error {
 	share, ok := shareName(b)
+	if !p.watchesTrees() {
+		if ok {
+			p.note(share)
+		}
+		return nil
+	}
 	if !ok {
 		return &reasonError{ReasonShare, fmt.Errorf("smb: TREE_CONNECT with a path that is malformed or over %d octets", maxPath)}
 	}
@@ -187,16 +195,21 @@ func (p *policy) treeConnect(h header, b []byte) error {
 	if p.shares != nil && !pipes && !p.shares[share] {
 		return &reasonError{ReasonShare, fmt.Errorf("smb: share %q is not among the route's shares", share)}
 	}
+	p.note(share)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.seen) < maxSeen && !slices.Contains(p.seen, share) {
-		p.seen = append(p.seen, share)
-	}
 	if len(p.pending)+len(p.trees) >= maxTrees {
 		return &reasonError{ReasonShare, fmt.Errorf("smb: over %d trees in one session", maxTrees)}
 	}
 	p.pending[h.messageID] = pendingTree{session: h.sessionID, pipes: pipes}
 	return nil
+}
+
+// note keeps a share for the log.
+func (p *policy) note(share string) {
+	if len(p.seen) < maxSeen && !slices.Contains(p.seen, share) {
+		p.seen = append(p.seen, share)
+	}
 }
 
 func (p *policy) create(h header) error {
@@ -226,22 +239,30 @@ func (p *policy) create(h header) error {
 	return nil
 }
 
-// response learns trees from the answers.
+// response learns from the answers which trees there are, and which are no more.
 func (p *policy) response(h header, b []byte) error {
-	if h.command == cmdSessionSetup && h.status == 0 {
-		p.mu.Lock()
-		p.loggedOn = true
-		p.mu.Unlock()
+	switch h.command {
+	case cmdLogoff, cmdTreeConnect, cmdTreeDisconnect:
+	default:
+		return nil
 	}
-	if h.command != cmdTreeConnect || h.flags&flagAsync != 0 || !p.watchesTrees() {
+	if h.flags&flagAsync != 0 { // without a tree's number
 		return nil
 	}
 	const shareTypePipe = 0x02 // MS-SMB2 2.2.10
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	t, ok := p.pending[h.messageID]
-	delete(p.pending, h.messageID)
-	if ok && h.status == 0 && len(b) >= headerLen+3 {
+	t, asked := p.pending[h.messageID]
+	if h.command == cmdTreeConnect {
+		delete(p.pending, h.messageID)
+	}
+	switch {
+	case h.status != 0:
+	case h.command == cmdLogoff:
+		maps.DeleteFunc(p.trees, func(k treeKey, _ bool) bool { return k.session == h.sessionID })
+	case h.command == cmdTreeDisconnect:
+		delete(p.trees, treeKey{h.sessionID, h.treeID})
+	case asked && len(b) >= headerLen+3:
 		p.trees[treeKey{h.sessionID, h.treeID}] = t.pipes || b[headerLen+2] == shareTypePipe
 	}
 	return nil

@@ -16,7 +16,10 @@ func treeConnectBody(path string) []byte {
 	return append(b, p...)
 }
 
-const cmdIoctl = 11
+const (
+	cmdWrite = 9
+	cmdIoctl = 11
+)
 
 // script runs requests ('>') and responses ('<') through one policy.
 type step struct {
@@ -59,6 +62,18 @@ func TestPolicy(t *testing.T) {
 	}
 	loggedOn := func(status uint32) []byte {
 		return element(header{command: cmdSessionSetup, flags: flagResponse, status: status, sessionID: 7}, make([]byte, 8)...)
+	}
+	// packed is a compressed message with a header in the clear, which 2 octets of
+	// what is compressed follow.
+	packed := func(command uint16, next uint32, flags, algorithm uint16) []byte {
+		clear := element(header{command: command}, make([]byte, 48)...)
+		binary.LittleEndian.PutUint32(clear[20:], next)
+		b := append([]byte("\xfcSMB"), 0xff, 0xff, 0xff, 0x7f) // the size of a bomb
+		b = binary.LittleEndian.AppendUint16(b, algorithm)
+		b = binary.LittleEndian.AppendUint16(b, flags)
+		b = binary.LittleEndian.AppendUint32(b, uint32(len(clear)))
+		b = append(append(b, clear...), 1, 2)
+		return append(binary.BigEndian.AppendUint32(nil, uint32(len(b))), b...)
 	}
 	for _, c := range []struct {
 		name  string
@@ -112,15 +127,59 @@ func TestPolicy(t *testing.T) {
 		{"share with one backslash", Options{Shares: []string{"office"}}, []step{{'>', plain(connect(1, `\s\office`))}}, ReasonShare},
 		{"share after a zero", Options{Shares: []string{"office"}}, []step{{'>', plain(connect(1, "\\\\s\\secret\x00\\office"))}}, ReasonShare},
 		{"compressed logon", Options{KerberosOnly: true}, []step{{'>', message("\xfcSMB", 100)}}, ReasonNTLM},
-		{"compressed logon after one that is refused", Options{KerberosOnly: true}, []step{{'<', plain(loggedOn(0xC0000016))}, {'>', message("\xfcSMB", 100)}}, ReasonNTLM},
-		{"compressed after the logon", Options{KerberosOnly: true}, []step{{'<', plain(loggedOn(0))}, {'>', message("\xfcSMB", 100)}}, ReasonNone},
-		{"compressed", Options{}, []step{{'>', message("\xfcSMB", 100)}}, ReasonNone},
+		{"compressed logon beside another", Options{KerberosOnly: true}, []step{{'<', plain(loggedOn(0))}, {'>', packed(cmdSessionSetup, 0, 0, 0)}}, ReasonNTLM},
+		{"compressed logon in a chain", Options{KerberosOnly: true, AllowNamedPipes: true}, []step{{'>', packed(cmdWrite, 112, 0, 0)}}, ReasonNTLM},
+		{"compressed out of sight", Options{}, []step{{'>', message("\xfcSMB", 100)}}, ReasonNone},
+		{"compressed, too short to show anything", Options{KerberosOnly: true}, []step{{'>', message("\xfcSMB", 20)}}, ReasonNTLM},
+		{"compressed create", Options{}, []step{{'>', packed(cmdCreate, 0, 0, 0)}}, ReasonNamedPipe},
+		{"compressed tree connect", Options{Shares: []string{"a"}, AllowNamedPipes: true}, []step{{'>', packed(cmdTreeConnect, 0, 0, 0)}}, ReasonShare},
+		{"compressed write", Options{Shares: []string{"a"}, KerberosOnly: true}, []step{{'>', packed(cmdWrite, 0, 0, 0)}, {'>', plain(connect(1, `\\s\b`))}}, ReasonShare},
+		{"compressed write, chained", Options{}, []step{{'>', packed(cmdWrite, 0, 1, 0)}}, ReasonNone},
+		{"compressed from its beginning", Options{KerberosOnly: true}, []step{{'>', packed(cmdWrite, 0, 1, 4)}}, ReasonNTLM},
+		{"compressed, with flags that nobody knows", Options{KerberosOnly: true}, []step{{'>', packed(cmdWrite, 0, 2, 0)}}, ReasonNTLM},
+		{"compressed, no rule", Options{AllowNamedPipes: true}, []step{{'>', message("\xfcSMB", 100)}, {'>', packed(cmdCreate, 0, 0, 0)}}, ReasonNone},
 		{"response from a client", Options{}, []step{{'>', plain(answer(1, 5, 1))}}, ReasonClientFraming},
 	} {
 		err := play(c.o, c.steps)
 		if got := reasonOf(err, ReasonNone); got != c.want {
 			t.Errorf("%s: %s (%v), want %s", c.name, got, err, c.want)
 		}
+	}
+}
+
+// Trees that are connected and disconnected for weeks are no more than those that
+// are there, and a number that a server gives again is another tree.
+func TestPolicyForgetsTrees(t *testing.T) {
+	o := Options{}
+	p := newPolicy(&o)
+	up, down := NewInspector(ToBackend, 0), NewInspector(ToClient, 0)
+	up.walk, down.walk = p.requests(), p.responses(func(uint32) error { return nil })
+	pass := func(in *Inspector, msg []byte) {
+		t.Helper()
+		if _, err := in.Inspect(msg); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range uint64(3 * maxTrees) {
+		path, kind, tree := `\\s\IPC$`, byte(2), uint32(i/2)
+		if i%2 == 1 {
+			path, kind = `\\s\share`, 1
+		}
+		pass(up, plain(element(header{command: cmdTreeConnect, messageID: i, sessionID: 7}, treeConnectBody(path)...)))
+		pass(down, plain(element(header{command: cmdTreeConnect, flags: flagResponse, messageID: i, sessionID: 7, treeID: tree}, 16, 0, kind, 0)))
+		if i%2 == 1 { // the number was a pipe share's before
+			pass(up, plain(element(header{command: cmdCreate, messageID: i, sessionID: 7, treeID: tree}, make([]byte, 56)...)))
+		}
+		pass(up, plain(element(header{command: cmdTreeDisconnect, messageID: i, sessionID: 7, treeID: tree}, 4, 0, 0, 0)))
+		pass(down, plain(element(header{command: cmdTreeDisconnect, flags: flagResponse, messageID: i, sessionID: 7, treeID: tree}, 4, 0, 0, 0)))
+	}
+	for i := range uint64(100) {
+		pass(up, plain(element(header{command: cmdTreeConnect, messageID: i, sessionID: 7}, treeConnectBody(`\\s\share`)...)))
+		pass(down, plain(element(header{command: cmdTreeConnect, flags: flagResponse, messageID: i, sessionID: 7, treeID: uint32(i)}, 16, 0, 1, 0)))
+	}
+	pass(down, plain(element(header{command: cmdLogoff, flags: flagResponse, sessionID: 7}, 4, 0, 0, 0)))
+	if len(p.trees)+len(p.pending) != 0 {
+		t.Errorf("%d trees are remembered", len(p.trees)+len(p.pending))
 	}
 }
 

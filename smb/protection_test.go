@@ -101,15 +101,17 @@ func TestNegotiatedLength(t *testing.T) {
 
 // The shares that a client connects to are in the result.
 func TestResultShares(t *testing.T) {
-	p := startPeers(t, t.Context(), Options{}, func() (net.Conn, net.Conn) { return tcpPair(t) })
-	p.negotiate(t)
-	for _, path := range []string{`\\h\Data`, `\\h\IPC$`, `\\h\data`} {
-		msg := plain(element(header{command: cmdTreeConnect}, treeConnectBody(path)...))
-		send(t, p.client, msg)
-		expect(t, p.backend, msg)
-	}
-	if r := p.leave(t); !slices.Equal(r.Shares, []string{"data", "ipc$"}) {
-		t.Errorf("shares %q", r.Shares)
+	for _, o := range []Options{{}, {AllowNamedPipes: true}} { // with a rule on trees, and without
+		p := startPeers(t, t.Context(), o, func() (net.Conn, net.Conn) { return tcpPair(t) })
+		p.negotiate(t)
+		for _, path := range []string{`\\h\Data`, `\\h\IPC$`, `\\h\data`} {
+			msg := plain(element(header{command: cmdTreeConnect}, treeConnectBody(path)...))
+			send(t, p.client, msg)
+			expect(t, p.backend, msg)
+		}
+		if r := p.leave(t); !slices.Equal(r.Shares, []string{"data", "ipc$"}) {
+			t.Errorf("shares %q", r.Shares)
+		}
 	}
 }
 

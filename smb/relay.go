@@ -34,6 +34,7 @@ type Options struct {
 	KerberosOnly    bool           // refuse every logon but by Kerberos
 	AllowNamedPipes bool           // let named pipes be opened where the traffic can be seen
 	Shares          []string       // the only shares that may be connected where the traffic can be seen; empty: all. IPC$ is always among them
+	Backends        []string       // those of the relay's that the client may have; empty: all
 	Logons          *LogonThrottle // slows refused logons; nil: not slowed
 
 	NegotiateTimeout time.Duration // for the client's first message, and for a backend's answer to it: default 30 s
@@ -117,7 +118,7 @@ func (r *Relay) Serve(ctx context.Context, stream net.Conn, key string) Result {
 				r.Backends.Release(addr)
 			}
 			return err
-		})
+		}, r.Options.Backends...)
 		if errors.Is(err, backend.ErrNotTried) {
 			return nil, "", &reasonError{ReasonBackendLimit, fmt.Errorf("smb: %w", err)}
 		}

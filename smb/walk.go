@@ -7,10 +7,12 @@ import (
 
 // SMB2 commands, MS-SMB2 2.2.1.2, as far as they are told apart here.
 const (
-	cmdNegotiate    = 0
-	cmdSessionSetup = 1
-	cmdTreeConnect  = 3
-	cmdCreate       = 5
+	cmdNegotiate      = 0
+	cmdSessionSetup   = 1
+	cmdLogoff         = 2
+	cmdTreeConnect    = 3
+	cmdTreeDisconnect = 4
+	cmdCreate         = 5
 )
 
 const (
@@ -47,8 +49,8 @@ func parseHeader(b []byte) header {
 }
 
 // walker goes through the SMB2 requests or responses of a message, which may be
-// compounded, and shows each one's beginning to see. Encrypted and compressed
-// messages are opaque and pass unseen.
+// compounded, and shows each one's beginning to see. Encrypted messages pass
+// unseen, and of compressed ones no more is seen than what is not.
 type walker struct {
 	// want tells how many octets of an element see needs, given those in b (at
 	// least headerLen, at most what the element has); headerLen is the least.
@@ -56,13 +58,15 @@ type walker struct {
 	// see gets an element's header and its first octets, at most what want said.
 	see func(h header, b []byte) error
 
-	// opaque judges a message that is not plain by its protocol id; nil: all pass.
-	opaque func(id byte) error
+	// compressed judges a compressed message by the SMB2 header in its part that is
+	// not, nil if that does not begin with one; nil: all pass.
+	compressed func(h *header) error
 
 	length  uint32 // of the message
 	off     uint32 // position in it of the next octet
 	elem    uint32 // where the current element starts
 	need    int    // octets of it to collect before the next look; 0: nothing more in this message
+	packed  bool   // a compressed message
 	scratch []byte // what has been collected of an element that came in pieces
 }
 
@@ -70,14 +74,18 @@ type walker struct {
 func (w *walker) begin(length uint32, id []byte) error {
 	w.length, w.off, w.elem, w.need = length, protocolIDLen, 0, 0
 	w.scratch = w.scratch[:0]
-	if id[0] == protocolPlain {
+	w.packed = id[0] == protocolCompressed
+	switch {
+	case id[0] == protocolPlain:
 		w.need = headerLen
-		w.scratch = append(w.scratch, id...)
+	case !w.packed || w.compressed == nil:
 		return nil
+	case length < compressedLen+headerLen:
+		return w.compressed(nil)
+	default:
+		w.need = compressedLen + headerLen
 	}
-	if w.opaque != nil {
-		return w.opaque(id[0])
-	}
+	w.scratch = append(w.scratch, id...)
 	return nil
 }
 
@@ -109,6 +117,10 @@ func (w *walker) data(b []byte) error {
 // element looks at the collected octets: it either asks for more of them or
 // shows them and goes on to the next element.
 func (w *walker) element() error {
+	if w.packed {
+		w.need = 0
+		return w.compressed(clearHeader(w.scratch))
+	}
 	h := parseHeader(w.scratch)
 	size := w.length - w.elem
 	if h.next != 0 {
@@ -133,4 +145,30 @@ func (w *walker) element() error {
 	w.elem += h.next
 	w.need = headerLen
 	return nil
+}
+
+// clearHeader returns the SMB2 header that a compressed message begins with, if
+// all of it is in what was left uncompressed; nil: it is not. b holds as much as
+// both headers have.
+//
+// MS-SMB2 2.2.42: behind the size of what was compressed, unchained and chained
+// headers have the algorithm, the flags, and a length: of the octets that stand
+// uncompressed in front of the rest, or of the first piece of the chain, which
+// is uncompressed where its algorithm is NONE.
+func clearHeader(b []byte) *header {
+	const (
+		chained = 0x1 // SMB2_COMPRESSION_FLAG_CHAINED
+		none    = 0x0
+	)
+	le := binary.LittleEndian
+	algorithm, flags, length := le.Uint16(b[8:]), le.Uint16(b[10:]), le.Uint32(b[12:])
+	if length < headerLen || flags > chained || flags == chained && algorithm != none {
+		return nil
+	}
+	inner := b[compressedLen:]
+	if string(inner[:protocolIDLen]) != "\xfeSMB" {
+		return nil
+	}
+	h := parseHeader(inner)
+	return &h
 }

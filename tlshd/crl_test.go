@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"math/big"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -177,5 +178,65 @@ func TestRevocationListsByRole(t *testing.T) {
 	s.cfg.ClientCRLSets = map[string][]string{"nobody": nil}
 	if err := l.Server.Reload(s.cfg); err == nil {
 		t.Error("lists of a set that is not there")
+	}
+}
+
+// A list that goes, or is cut short, takes nothing back: what it has revoked stays
+// so, and no helper begins without it.
+func TestRevocationListThatGoes(t *testing.T) {
+	s := newSite(t)
+	revoked := s.clientCA.leaf(t, ecKey(t), forClient)
+	list := s.clientCA.crl(t, time.Now().Add(time.Hour), revoked.Leaf)
+	crl := replaceFile(t, filepath.Join(s.dir, "x.crl"), list)
+	s.cfg.CRL, s.cfg.WatchInterval = []string{crl}, 5*time.Millisecond
+	l := startLocal(t, s.cfg)
+	refused := func() {
+		t.Helper()
+		shake(t, viaHelper(l.Client, serverRequest(func(r *Request) { r.Options.ClientCert = ClientCertRequired })), s.raw(withCert(revoked))).
+			refused(StatusEKEYREJECTED, alertCertificateRevoked, ReasonClientCertRevoked)
+	}
+	refused()
+	for what, change := range map[string]func() error{
+		"gone":      func() error { return os.Remove(crl) },
+		"cut short": func() error { return os.WriteFile(crl, list[:len(list)/2], 0o600) },
+		"empty":     func() error { return os.WriteFile(crl, nil, 0o600) },
+	} {
+		before := l.Server.Stats().ReloadErrors
+		if err := change(); err != nil {
+			t.Fatal(err)
+		}
+		await(t, "the list that is "+what+" to be noticed", func() bool { return l.Server.Stats().ReloadErrors > before })
+		refused()
+		if _, err := NewServer(s.cfg, nil); err == nil {
+			t.Errorf("a helper begins with a list that is %s", what)
+		}
+		replaceFile(t, crl, list)
+		reloads := l.Server.Stats().Reloads
+		await(t, "the list to be read again", func() bool {
+			return l.Server.Stats().Reloads > reloads || l.Server.state.Load().number > 1 && !l.Server.state.Load().files.changed()
+		})
+	}
+}
+
+// Without any CA nobody passes: what the system trusts is no client's CA.
+func TestNoClientCA(t *testing.T) {
+	s := newSite(t)
+	good := s.clientCA.leaf(t, ecKey(t), forClient)
+	s.cfg.ClientCA = nil
+	s.cfg.ClientCASets = map[string][]string{"none": nil}
+	l := startLocal(t, s.cfg)
+	for _, set := range []string{"", "none"} {
+		for _, mode := range []ClientCertMode{ClientCertRequired, ClientCertOptional} {
+			shake(t, viaHelper(l.Client, serverRequest(func(r *Request) { r.Options.ClientCert = mode; r.Options.CASet = set })), s.raw(withCert(good))).
+				refused(StatusEKEYREJECTED, alertUnknownCA, ReasonClientCertCA)
+		}
+		if roots := l.Server.state.Load().caSets[set].pool; roots == nil {
+			t.Error("no set of CAs means the system's")
+		}
+	}
+	empty := replaceFile(t, filepath.Join(s.dir, "empty.pem"), []byte("# none yet\n"))
+	s.cfg.ClientCA = []string{empty}
+	if err := l.Server.Reload(s.cfg); err == nil {
+		t.Error("a file without a CA is taken")
 	}
 }

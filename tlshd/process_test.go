@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net"
 	"os"
+	"os/exec"
 	"os/user"
 	"path/filepath"
 	"runtime"
@@ -481,6 +482,94 @@ func TestHelperIsNeverRoot(t *testing.T) {
 	shake(t, viaHelper(c, serverRequest(nil)), viaHelper(c, clientRequest("files.example.com", "smb"))).ok()
 	if err := p.Reload(testContext(t), s.cfg); err != nil {
 		t.Errorf("%v\n%s", err, log)
+	}
+}
+
+const strangerArg = "tlshd-stranger"
+
+func init() {
+	if len(os.Args) > 2 && os.Args[1] == strangerArg { // see TestListenRefusesStrangers
+		stranger(os.Args[2])
+		os.Exit(0)
+	}
+}
+
+// stranger asks a helper for its capabilities and prints what became of it.
+func stranger(path string) {
+	conn, err := Dial(context.Background(), path)
+	if err != nil {
+		fmt.Print(err)
+		return
+	}
+	sock := newSocket(conn)
+	var b body
+	b.u8(attrVersion, protoVersion)
+	b.u8(attrRole, rolePacket)
+	_ = sock.write(msgHello, 0, false, b)
+	_ = conn.SetReadDeadline(time.Now().Add(testWait))
+	if m, err := sock.read(); err != nil {
+		fmt.Print("refused")
+	} else {
+		fmt.Print(m.typ)
+	}
+}
+
+// Whoever may open the socket, only those users are answered who may use it: the
+// kernel says who they are.
+func TestListenRefusesStrangers(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Log("not root: there is nobody else to come as")
+		return
+	}
+	s := newSite(t)
+	for dir := s.dir; dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	nobody, err := user.Lookup("nobody")
+	if err != nil {
+		t.Fatal(err)
+	}
+	uid, err := strconv.Atoi(nobody.Uid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for allowed, want := range map[bool]string{false: "refused", true: msgCaps.String()} {
+		srv, err := NewServer(s.cfg, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(s.dir, fmt.Sprintf("%v.sock", allowed))
+		var uids []int
+		if allowed {
+			uids = []int{uid}
+		}
+		l, err := Listen(path, uids)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(path, 0o666); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(testContext(t))
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if err := l.Serve(ctx, srv); err != nil {
+				t.Error(err)
+			}
+		})
+		cmd := exec.Command("/proc/self/exe", strangerArg, path)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)}}
+		if out, err := cmd.CombinedOutput(); err != nil || string(out) != want {
+			t.Errorf("allowed %v: %q, %v; want %s", allowed, out, err, want)
+		}
+		if n := srv.Stats().RefusedPeers; (n == 1) == allowed {
+			t.Errorf("allowed %v: %d were refused", allowed, n)
+		}
+		cancel()
+		wg.Wait()
+		srv.Close()
 	}
 }
 

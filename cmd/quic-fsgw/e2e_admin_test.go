@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -69,6 +70,12 @@ func TestAdminWhileServing(t *testing.T) {
 		if !strings.Contains(metrics, want+"\n") {
 			t.Errorf("/metrics has no line %s", want)
 		}
+	}
+	end := parseCert(t, strings.TrimSuffix(s.serverKey, ".key")+".crt").NotAfter.Unix()
+	if line := regexp.MustCompile(`quicfsgw_expiry_timestamp_seconds\{[^}]*kind="certificate"[^}]*\} (\S+)`).FindStringSubmatch(metrics); line == nil {
+		t.Error("/metrics does not say when the certificate ends")
+	} else if at, err := strconv.ParseFloat(line[1], 64); err != nil || int64(at) != end {
+		t.Errorf("the certificate ends at %s, want %d", line[1], end)
 	}
 	var in float64
 	if line := regexp.MustCompile(`quicfsgw_bytes_total\{route="home",direction="in"\} (\S+)`).FindStringSubmatch(metrics); line == nil {

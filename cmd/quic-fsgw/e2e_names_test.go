@@ -5,7 +5,9 @@ package main
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -28,12 +30,13 @@ const (
 type nameSite struct {
 	*gatewayProcess
 	strict, open *countingBackend
-	client       peer // without a certificate
+	audit        string // file
+	client       peer   // without a certificate
 	allowed      peer
 }
 
 func startNames(t *testing.T) *nameSite {
-	s := &nameSite{strict: startCounting(t), open: startCounting(t)}
+	s := &nameSite{strict: startCounting(t), open: startCounting(t), audit: filepath.Join(t.TempDir(), "audit")}
 	a := newAuthority(t)
 	a.client("laptop")
 	smbRoute := func(name, match, access, backend string) string {
@@ -43,7 +46,7 @@ func startNames(t *testing.T) *nameSite {
 	s.gatewayProcess = startGateway(t, gatewaySetup{
 		Authority: a, Names: []string{strictName, `"*.corp.test"`, `"*.vault.test"`}, CertNames: []string{strictName, "*.corp.test", "*.vault.test"},
 		Tlshd: fmt.Sprintf("  client_ca: [%s]\n", a.CA),
-		Log:   fmt.Sprintf(", audit: %q", filepath.Join(t.TempDir(), "audit")),
+		Log:   fmt.Sprintf(", audit: %q", s.audit),
 		Rest: "access: {staff: {client_certificate: required, allow: [{any: true}]}}\nlimits: {failure_delay: 0s}\nroutes:\n" +
 			smbRoute("strict", strictName, "staff", s.strict.Addr) +
 			smbRoute("vault", "*.vault.test", "staff", s.strict.Addr) +
@@ -260,5 +263,20 @@ func TestHostile11NamesAreEscaped(t *testing.T) {
 		if l.Msg == "forged" || strings.ContainsAny(l.Raw, "\x1b\x00") || l.Fields == nil {
 			t.Errorf("a line that a client has written: %q", l.Raw)
 		}
+	}
+	b, err := os.ReadFile(s.audit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := 0
+	for text := range strings.Lines(string(b)) {
+		var l map[string]any
+		if err := json.Unmarshal([]byte(text), &l); err != nil || l["msg"] != "handshake" || strings.ContainsAny(text, "\x1b\x00") || strings.ContainsAny(fmt.Sprint(l["alpn"], l["server_name"]), "\n\x1b\x00") {
+			t.Errorf("a line of the audit log that a client has written: %q, %v", text, err)
+		}
+		lines++
+	}
+	if lines != 3 {
+		t.Errorf("%d lines in the audit log for three handshakes", lines)
 	}
 }

@@ -5,11 +5,16 @@ package main
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/quic-fsgw/quic-fsgw/nfs/ganeshatest"
 )
@@ -85,6 +90,7 @@ func TestPacketProcessSandbox(t *testing.T) {
 		}
 	}
 	check()
+	s.unreadable(t)
 
 	// The file is reread by itself when it changes.
 	mark := s.Log.mark()
@@ -112,5 +118,29 @@ func TestPacketProcessSandbox(t *testing.T) {
 	b, err := os.ReadFile(audit)
 	if err != nil || !strings.Contains(string(b), `"allowed":true`) {
 		t.Errorf("audit log: %q, %v", b, err)
+	}
+}
+
+// unreadable: as the packet process's user nobody can read the key, as the helper's
+// with its capability one can. (That Landlock forbids it besides, and where all
+// processes are one user, is tlshd's TestFileRules.)
+func (s *nfsStage) unreadable(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		return
+	}
+	for word, reads := range map[string]bool{workerWord: false, helperWord: true} {
+		uid, err := strconv.Atoi(strings.Fields(idsOf(t, s.Child(word), "Uid")[0])[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command("cat", s.serverKey)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)}}
+		if reads {
+			cmd.SysProcAttr.AmbientCaps = []uintptr{unix.CAP_DAC_READ_SEARCH}
+		}
+		if out, err := cmd.CombinedOutput(); (err == nil) != reads || !reads && !strings.Contains(string(out), "Permission denied") {
+			t.Errorf("as the user of %s, %d: %v, %d bytes read", word, uid, err, len(out))
+		}
 	}
 }

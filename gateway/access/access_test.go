@@ -237,6 +237,28 @@ func TestIssuerNotations(t *testing.T) {
 	}
 }
 
+// A name from the wrong end matches nothing; it is told from one that is right.
+func TestReversedIssuer(t *testing.T) {
+	for name, want := range map[string]string{
+		"C=US, O=Example, CN=Device CA": "CN=Device CA,O=Example,C=US",
+		"DC=com,DC=example,CN=CA 1":     "CN=CA 1,DC=example,DC=com",
+		"O=Example,OU=Lab":              "OU=Lab,O=Example",
+		"CN=Device CA,O=Example,C=US":   "",
+		"OU=Lab,O=Example":              "",
+		"O=Example":                     "",
+		"O=Example,C=US":                "",
+		"CN=a,DC=example,DC=com":        "",
+	} {
+		m := must(t)(Issuer(name))
+		if got, ok := m.Reversed(); got != want || ok != (want != "") {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+	if _, ok := Any().Reversed(); ok {
+		t.Error("no name at all")
+	}
+}
+
 func TestChainFields(t *testing.T) {
 	p := newPKI(t, nil)
 	c, err := ParseChain(p.chain())

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -40,6 +41,26 @@ func Issuer(name string) (Matcher, error) {
 		return Matcher{}, fmt.Errorf("not a distinguished name: %w", err)
 	}
 	return Matcher{kind: matchIssuer, issuer: d, text: "issuer " + name}, nil
+}
+
+// Reversed returns an issuer's name from its other end, if it looks as though it
+// was written in the order of certificates, country or organization first: it would
+// match nobody, and as a deny entry refuse nobody.
+func (m Matcher) Reversed() (name string, ok bool) {
+	if m.kind != matchIssuer || len(m.issuer) < 2 {
+		return "", false
+	}
+	has := func(set []attribute, types ...string) bool {
+		return slices.ContainsFunc(set, func(a attribute) bool {
+			return slices.ContainsFunc(types, func(t string) bool { return attributeTypes[t] == a.oid })
+		})
+	}
+	if !has(m.issuer[0], "C", "O", "DC") || !has(m.issuer[len(m.issuer)-1], "CN", "OU") {
+		return "", false
+	}
+	other := slices.Clone(m.issuer)
+	slices.Reverse(other)
+	return other.String(), true
 }
 
 // SHA256 matches by the hash of a certificate: 64 hex digits, with or without

@@ -175,6 +175,9 @@ func compileMatcher(d *decoder, tags []*access.Tag, path string, m Matcher) (acc
 		d.errorAt(join(path, key), "", "%v", err)
 		return am, false
 	}
+	if other, ok := am.Reversed(); ok {
+		d.warnAt(join(path, key), fmt.Sprintf("issuer: %q", other), "%q begins with the most general part, and no certificate's name is read so", m.Issuer)
+	}
 	return am, true
 }
 

@@ -155,7 +155,7 @@ type SMB struct {
 	NTLM       string        `yaml:"ntlm" default:"allow" enum:"allow|deny" doc:"deny: no logon but by Kerberos passes, so that nobody's NTLM logon can be relayed to these servers"`
 	NamedPipes string        `yaml:"named_pipes" default:"deny" enum:"deny|allow" doc:"Named pipes, where the traffic can be seen"`
 	Shares     []string      `yaml:"shares" doc:"Shares that may be used, where the traffic can be seen; empty: all"`
-	ShareMap   []ShareRow    `yaml:"share_map" doc:"Clients that may use other shares than the rest; the first row that matches decides"`
+	ShareMap   []ShareRow    `yaml:"share_map" doc:"Clients that may use other shares or backends than the rest; the first row that matches decides"`
 	MaxMessage Size          `yaml:"max_message" default:"16777215" min:"65536" max:"16777215" doc:"Longest SMB message, in bytes; the framing's maximum is the default"`
 	Protection string        `yaml:"protection" default:"any" enum:"any|signing|encryption" doc:"What sessions must have: any: what client and server agree on; signing: a server that requires it; encryption: nothing but negotiation and logon passes in the clear"`
 	Proxy      string        `yaml:"proxy_protocol" default:"off" enum:"off|v2" doc:"v2: connections to backends begin with a PROXY protocol header that names the client; only for servers that expect it"`
@@ -165,10 +165,11 @@ type SMB struct {
 
 // ShareRow is what one client may use; exactly one of SAN, SHA256 and Tag is set.
 type ShareRow struct {
-	SAN    string   `yaml:"san" default:"" doc:"As in access rules, such as dns:*.corp.example.com"`
-	SHA256 string   `yaml:"sha256" default:"" doc:"SHA-256 of the client's own certificate"`
-	Tag    string   `yaml:"tag" default:"" doc:"One of tags"`
-	Shares []string `yaml:"shares" doc:"Shares it may use, where the traffic can be seen, instead of the route's"`
+	SAN      string   `yaml:"san" default:"" doc:"As in access rules, such as dns:*.corp.example.com"`
+	SHA256   string   `yaml:"sha256" default:"" doc:"SHA-256 of the client's own certificate"`
+	Tag      string   `yaml:"tag" default:"" doc:"One of tags"`
+	Shares   []string `yaml:"shares" doc:"Shares it may use, where the traffic can be seen, instead of the route's; empty: those"`
+	Backends []string `yaml:"backends" doc:"Those of the route's backends that it may have; empty: all"`
 
 	Matcher access.Matcher `yaml:"-"`
 }
@@ -235,13 +236,14 @@ type Identity struct {
 
 // MapRow maps one client to a user; exactly one of SAN, SHA256 and Tag is set.
 type MapRow struct {
-	SAN     string   `yaml:"san" default:"" doc:"As in access rules, such as email:alice@example.com"`
-	SHA256  string   `yaml:"sha256" default:"" doc:"SHA-256 of the client's own certificate"`
-	Tag     string   `yaml:"tag" default:"" doc:"One of tags"`
-	UID     int      `yaml:"uid" min:"0" max:"4294967294" doc:"User number; 0 only when written here"`
-	GID     int      `yaml:"gid" min:"0" max:"4294967294" doc:"Group number"`
-	Groups  []int    `yaml:"groups" min:"0" max:"4294967294" doc:"Further groups, at most 16"`
-	Exports []string `yaml:"exports" doc:"What this client may mount, instead of the route's exports; empty: those"`
+	SAN      string   `yaml:"san" default:"" doc:"As in access rules, such as email:alice@example.com"`
+	SHA256   string   `yaml:"sha256" default:"" doc:"SHA-256 of the client's own certificate"`
+	Tag      string   `yaml:"tag" default:"" doc:"One of tags"`
+	UID      int      `yaml:"uid" min:"0" max:"4294967294" doc:"User number; 0 only when written here"`
+	GID      int      `yaml:"gid" min:"0" max:"4294967294" doc:"Group number"`
+	Groups   []int    `yaml:"groups" min:"0" max:"4294967294" doc:"Further groups, at most 16"`
+	Exports  []string `yaml:"exports" doc:"What this client may mount, instead of the route's exports; empty: those"`
+	Backends []string `yaml:"backends" doc:"Those of the route's backends that it may have; empty: all"`
 
 	Matcher access.Matcher `yaml:"-"`
 }
@@ -309,7 +311,7 @@ type QUIC struct {
 // Limits bound what clients can take.
 type Limits struct {
 	Connections                   int      `yaml:"connections" default:"10000" min:"1" max:"10000000" doc:"Connections at a time"`
-	ConnectionsPerClient          int      `yaml:"connections_per_client" default:"64" min:"1" max:"10000000" doc:"Connections of one client at a time: of a certificate, or where none is asked for, of a source address"`
+	ConnectionsPerClient          int      `yaml:"connections_per_client" default:"64" min:"1" max:"10000000" doc:"Connections of one client at a time: of a certificate, or where none is asked for, of a source address (of IPv6: its /64, as everywhere in limits)"`
 	HandshakesPerSecond           int      `yaml:"handshakes_per_second" default:"2000" min:"1" max:"10000000" doc:"New handshakes a second; more are refused"`
 	HandshakesPerSecondPerAddress int      `yaml:"handshakes_per_second_per_address" default:"50" min:"1" max:"10000000" doc:"New handshakes a second from one address; more are refused; loopback is exempt"`
 	FailureDelay                  Duration `yaml:"failure_delay" default:"2s" min:"0s" max:"10s" doc:"Refused handshakes and refused SMB logons are answered this much later, one after the other for a client: for a certificate, or where none was shown for an address; clients that are let in never wait; 0s: at once"`

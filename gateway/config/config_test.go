@@ -257,6 +257,9 @@ func TestErrors(t *testing.T) {
 		{"two ways to name a client", smb("{name: r, match: {server_name: a.test}, access: staff, nfs: {backends: [n], identity: {map: [{san: 'dns:a', tag: x, uid: 1, gid: 1}]}}}"), "exactly one of san, sha256 and tag"},
 		{"empty tag", "tags: {x: []}\n" + minimal, "would be everybody's"},
 		{"unknown field", "tags: {x: [{field: shoe_size, match: XL}]}\n" + minimal, `there is no field "shoe_size"`},
+		{"backend of a row", smb("{name: r, match: {server_name: a.test}, access: staff, smb: {backends: [nas1, nas2], share_map: [{san: 'dns:a', backends: [nas3]}]}}"), "not among the route's backends"},
+		{"backend of an NFS row", smb("{name: r, match: {server_name: a.test}, access: staff, nfs: {backends: [n], identity: {map: [{san: 'dns:a', uid: 1, gid: 1, backends: ['n:2050']}]}}}"), "not among the route's backends"},
+		{"row of nothing", smb("{name: r, match: {server_name: a.test}, access: staff, smb: {backends: [n], share_map: [{san: 'dns:a'}]}}"), "needs at least one share or backend"},
 		{"route twice", smb("{name: r, match: {server_name: a.test}, access: staff, smb: {backends: [n]}}\n  - {name: r, match: {server_name: b.test}, access: staff, smb: {backends: [n]}}"), "has the name r already"},
 	}
 	for _, tt := range tests {
@@ -297,6 +300,9 @@ func TestWarnings(t *testing.T) {
 		{"partly", head + route("a", "server_name: a.test") + route("b", "server_name: [a.test, b.test]"), "route b never sees a.test"},
 		{"catch-all", head + "  - {name: all, match: {}, forward: {udp: '127.0.0.1:1'}}\n" + route("b", "server_name: a.test"), "route b is never reached"},
 		{"no certificate", head + route("a", "server_name: other.example"), "no certificate is for other.example"},
+		{"issuer from the wrong end", "tlshd: {certificates: [{names: [a.test], cert: c, key: k}], client_ca: [ca]}\n" +
+			"access: {x: {client_certificate: required, allow: [{any: true}], deny: [{issuer: 'O=E, CN=Old CA'}]}}\nroutes:\n" +
+			strings.Replace(route("a", "server_name: a.test"), "public", "x", 1), `issuer: "CN=Old CA,O=E"`},
 		{"admin", minimal + "admin: {http: ':9443'}\n", "asks for no password"},
 	}
 	for _, tt := range tests {

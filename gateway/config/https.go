@@ -23,6 +23,9 @@ func checkHTTPS(d *decoder, c *Config) {
 	if h.ACME == nil && h.KDCProxy == nil {
 		d.errorAt("https", "acme or kdc_proxy", "has nothing to serve")
 	}
+	if c.Tlshd.Mode == "socket" {
+		d.warnAt("https", "tlshd.mode: spawn, as root", "with tlshd.mode socket serve is seldom root, and the process on TCP has no account of its own then; https.acme.dir has to be serve's to write and the helper's to read")
+	}
 	if a := h.ACME; a != nil {
 		checkACME(d, h, a)
 	}

@@ -50,10 +50,15 @@ func LoadWith(name string, data []byte, read func(path string) ([]byte, error)) 
 	var problems Problems
 	for i := range c.Routes {
 		if n := c.Routes[i].NFS; n != nil && n.Identity.MapFile != "" {
-			_, err := c.LoadMapFile(n.Identity.MapFile)
+			rows, err := c.LoadMapFile(n.Identity.MapFile)
 			var ps Problems
 			if errors.As(err, &ps) {
 				problems = append(problems, ps...)
+			}
+			for i := range rows {
+				if err := rows[i].CheckBackends(n); err != nil {
+					problems = append(problems, Problem{File: string(n.Identity.MapFile), What: err.Error()})
+				}
 			}
 		}
 	}

@@ -93,8 +93,9 @@ func checkTarget(d *decoder, c *Config, path string, r *Route) {
 			row, at := &r.SMB.ShareMap[j], fmt.Sprintf("%s.smb.share_map[%d]", path, j)
 			row.Matcher = compileClient(d, c.tags, at, Matcher{SAN: row.SAN, SHA256: row.SHA256, Tag: row.Tag})
 			checkShares(d, at+".shares", row.Shares)
-			if len(row.Shares) == 0 {
-				d.errorAt(at+".shares", "shares: [NAME]", "needs at least one share")
+			checkSubset(d, at, row.Backends, r.SMB.Backends, "445")
+			if len(row.Shares)+len(row.Backends) == 0 {
+				d.errorAt(at, "shares: [NAME]", "needs at least one share or backend")
 			}
 		}
 	case r.NFS != nil:
@@ -179,6 +180,30 @@ func checkBackends(d *decoder, path string, backends []string, port string) {
 	}
 }
 
+// checkSubset checks the backends of a row against those of its route.
+func checkSubset(d *decoder, path string, row, route []string, port string) {
+	for i, b := range row {
+		norm, err := parseBackend(b, port)
+		if err != nil || !slices.Contains(route, norm) {
+			d.errorAt(fmt.Sprintf("%s.backends[%d]", path, i), didYouMean(b, route), "%q is not among the route's backends", b)
+			continue
+		}
+		row[i] = norm
+	}
+}
+
+// CheckBackends is checkSubset for the rows of an NFS route's map_file.
+func (r *MapRow) CheckBackends(n *NFS) error {
+	for i, b := range r.Backends {
+		norm, err := parseBackend(b, "2049")
+		if err != nil || !slices.Contains(n.Backends, norm) {
+			return fmt.Errorf("row of uid %d: %q is not among the route's backends", r.UID, b)
+		}
+		r.Backends[i] = norm
+	}
+	return nil
+}
+
 func checkExports(d *decoder, path string, exports []string) {
 	for i, e := range exports {
 		if !strings.HasPrefix(e, "/") || len(e) > 1024 {
@@ -210,7 +235,9 @@ func checkNFS(d *decoder, c *Config, path string, r *Route) {
 	checkExports(d, path+".v4_exports", n.V4Exports)
 	id := &n.Identity
 	for i := range id.Map {
-		compileRow(d, c.tags, fmt.Sprintf("%s.identity.map[%d]", path, i), &id.Map[i])
+		at := fmt.Sprintf("%s.identity.map[%d]", path, i)
+		compileRow(d, c.tags, at, &id.Map[i])
+		checkSubset(d, at, id.Map[i].Backends, n.Backends, "2049")
 	}
 	if id.AuthSysOID != "" {
 		var err error

@@ -83,6 +83,7 @@ var (
 	Identity              = Reason{"identity", Alert, alertAccessDenied, "access_denied", "The Unix identity that the client's certificate maps to cannot be used; the log says why"}
 	RouteRemoved          = Reason{"route_removed", Alert, alertUnrecognizedName, "unrecognized_name", "A reload took the route away"}
 	IdentityChanged       = Reason{"identity_changed", Transport, transportNoError, "NO_ERROR", "A reload gave the client another Unix identity; connecting again takes it up"}
+	PolicyChanged         = Reason{"policy_changed", Transport, transportNoError, "NO_ERROR", "A reload forbids something that the client might do in its session; connecting again takes it up"}
 	AccessRevoked         = Reason{"access_revoked", Alert, alertAccessDenied, "access_denied", "A reload took the client's access away"}
 	Reloaded              = Reason{"reloaded", Alert, alertAccessDenied, "access_denied", "The configuration changed during the handshake; connecting again is enough"}
 	TLSError              = Reason{"tls", Alert, 0x100, "0x100 + alert", "TLS failed in another way; the log has the alert"}
@@ -145,7 +146,7 @@ func All() []Reason {
 	all := []Reason{
 		NoApplicationProtocol, UnrecognizedName, RouteMismatch,
 		NoClientCertificate, BadClientCertificate, UnsupportedCert, ExpiredCertificate, RevokedCertificate, RevocationUnknown, UnknownCA,
-		AccessDenied, AccessNotAllowed, Identity, AccessRevoked, RouteRemoved, IdentityChanged, Reloaded, TLSError, HelperUnavailable, HandshakeTimeout,
+		AccessDenied, AccessNotAllowed, Identity, AccessRevoked, RouteRemoved, IdentityChanged, PolicyChanged, Reloaded, TLSError, HelperUnavailable, HandshakeTimeout,
 		ConnectionLimit, ClientLimit, RateLimit, Draining, Drained, DrainedSMB, Shutdown, Protocol, IdleTimeout, StatelessReset,
 		ClientAlert, ClientError, ClientClosed, NoStream,
 	}

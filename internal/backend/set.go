@@ -181,11 +181,12 @@ func (s *Set) Adopt(old *Set) {
 }
 
 // Each calls try with one backend after the other until it succeeds, and marks
-// them by the outcome. key names the client. It returns the address that
-// worked, or, when ctx ends, its cause.
-func (s *Set) Each(ctx context.Context, key string, try func(ctx context.Context, addr string) error) (string, error) {
+// them by the outcome. key names the client; only are the backends that it may
+// have, none for all. It returns the address that worked, or, when ctx ends, its
+// cause.
+func (s *Set) Each(ctx context.Context, key string, try func(ctx context.Context, addr string) error, only ...string) (string, error) {
 	var errs []error
-	for _, addr := range s.Order(key, time.Now()) {
+	for _, addr := range s.Order(key, time.Now(), only...) {
 		err := s.Try(ctx, addr, func(ctx context.Context) error { return try(ctx, addr) })
 		if err == nil {
 			s.Touch(key, addr, time.Now())
@@ -255,9 +256,13 @@ func (s *Set) finish(addr string, own *trial, err error) {
 }
 
 // Order lists the backends as a client tries them: the one it was on lately,
-// then by policy, those in their cooldown last.
-func (s *Set) Order(key string, now time.Time) []string {
+// then by policy, those in their cooldown last. only are those that it may have,
+// none for all.
+func (s *Set) Order(key string, now time.Time, only ...string) []string {
 	addrs := slices.Clone(s.cfg.Addrs)
+	if len(only) > 0 {
+		addrs = slices.DeleteFunc(addrs, func(addr string) bool { return !slices.Contains(only, addr) })
+	}
 	if s.cfg.Policy == Sticky {
 		// Rendezvous hashing: a backend that comes or goes moves only its own clients.
 		slices.SortFunc(addrs, func(x, y string) int {

@@ -125,6 +125,7 @@ type PacketConn interface {
 	LocalAddr() netip.AddrPort
 	// Caps can change once: MaxSegments falls to 1 when GSO proves broken.
 	Caps() Caps
+	// Close closes the socket. Recv, and who waits to send, return net.ErrClosed.
 	Close() error
 }
 

@@ -295,7 +295,7 @@ var (
 // transport parameters as a connection error of type
 // TRANSPORT_PARAMETER_ERROR."
 //
-// Which connection IDs must be there depends on the handshake: see CheckConnIDs.
+// Which connection IDs must be there depends on the handshake: whoever knows it checks.
 // VersionInfo is a copy; nothing in the result aliases b.
 func ParseTransportParams(b []byte, fromServer bool) (TransportParams, error) {
 	p := DefaultTransportParams()
@@ -468,48 +468,4 @@ func emptyParam(v []byte) error {
 		return fmt.Errorf("value of %d bytes, want none", len(v))
 	}
 	return nil
-}
-
-// CheckConnIDs compares the connection IDs in a peer's parameters with those
-// its packets had. peerSrc is the Source Connection ID of the peer's first
-// Initial packet. For a server's parameters (fromServer), originalDst is the
-// Destination Connection ID of the client's very first packet and retrySrc the
-// Source Connection ID of the Retry packet if one was taken, nil if none.
-// Any error is a TRANSPORT_PARAMETER_ERROR.
-//
-// RFC 9000, Section 7.3: "An endpoint MUST treat the following as a connection
-// error of type TRANSPORT_PARAMETER_ERROR or PROTOCOL_VIOLATION: absence of
-// the retry_source_connection_id transport parameter from the server after
-// receiving a Retry packet, presence of the retry_source_connection_id
-// transport parameter when no Retry packet was received, or a mismatch between
-// values received from a peer in these transport parameters and the value sent
-// in the corresponding Destination or Source Connection ID fields of Initial
-// packets."
-func (p *TransportParams) CheckConnIDs(fromServer bool, peerSrc, originalDst ConnID, retrySrc *ConnID) error {
-	if !p.HasInitialSrc || p.InitialSrc != peerSrc {
-		return connIDMismatch("initial_source_connection_id", p.HasInitialSrc, p.InitialSrc, peerSrc)
-	}
-	if !fromServer {
-		return nil
-	}
-	if !p.HasOriginalDst || p.OriginalDst != originalDst {
-		return connIDMismatch("original_destination_connection_id", p.HasOriginalDst, p.OriginalDst, originalDst)
-	}
-	if retrySrc == nil {
-		if p.HasRetrySrc {
-			return errors.New("quic/wire: retry_source_connection_id sent, but there was no Retry")
-		}
-		return nil
-	}
-	if !p.HasRetrySrc || p.RetrySrc != *retrySrc {
-		return connIDMismatch("retry_source_connection_id", p.HasRetrySrc, p.RetrySrc, *retrySrc)
-	}
-	return nil
-}
-
-func connIDMismatch(name string, has bool, got, want ConnID) error {
-	if !has {
-		return fmt.Errorf("quic/wire: transport parameter %s is missing", name)
-	}
-	return fmt.Errorf("quic/wire: transport parameter %s is %q, packets had %q", name, got, want)
 }

@@ -191,40 +191,6 @@ func TestPreferredAddressOneFamily(t *testing.T) {
 	}
 }
 
-func TestCheckConnIDs(t *testing.T) {
-	src, dst, retry, other := connID(8, 1), connID(8, 2), connID(8, 3), connID(8, 4)
-	p := TransportParams{InitialSrc: src, HasInitialSrc: true, OriginalDst: dst, HasOriginalDst: true}
-	r := p
-	r.RetrySrc, r.HasRetrySrc = retry, true
-	noSrc, noDst := p, p
-	noSrc.HasInitialSrc = false
-	noDst.HasOriginalDst = false
-	for _, c := range []struct {
-		name        string
-		p           TransportParams
-		server      bool
-		src, dst    ConnID
-		retry       *ConnID
-		wantMention string
-	}{
-		{"server", p, true, src, dst, nil, ""},
-		{"server after retry", r, true, src, dst, &retry, ""},
-		{"client", noDst, false, src, dst, nil, ""},
-		{"no source", noSrc, false, src, dst, nil, "initial_source"},
-		{"other source", p, true, other, dst, nil, "initial_source"},
-		{"no original", noDst, true, src, dst, nil, "original_destination"},
-		{"other original", p, true, src, other, nil, "original_destination"},
-		{"retry made up", r, true, src, dst, nil, "no Retry"},
-		{"retry missing", p, true, src, dst, &retry, "retry_source"},
-		{"other retry", r, true, src, dst, &other, "retry_source"},
-	} {
-		err := c.p.CheckConnIDs(c.server, c.src, c.dst, c.retry)
-		if c.wantMention == "" && err != nil || c.wantMention != "" && (err == nil || !strings.Contains(err.Error(), c.wantMention)) {
-			t.Errorf("%s: %v, want %q", c.name, err, c.wantMention)
-		}
-	}
-}
-
 func TestVersionInfo(t *testing.T) {
 	in := VersionInfo{Chosen: Version2, Available: []Version{Version2, ReservedVersion(7), Version1}}
 	got, err := ParseVersionInfo(in.Append(nil), false)
