@@ -3,6 +3,7 @@ package quic
 import (
 	"bytes"
 	"errors"
+	"reflect"
 	"slices"
 
 	"github.com/quic-fsgw/quic-fsgw/quic/protect"
@@ -385,6 +386,18 @@ func (c *Conn) ownParams() []byte {
 // noParams is what is known of a peer's transport parameters before they come.
 var noParams wire.TransportParams
 
+// shareParams lets go of what only the handshake has use for. What is left is the
+// same for all clients of a make: those in a row share it.
+func (e *Endpoint) shareParams(p *wire.TransportParams) *wire.TransportParams {
+	p.OriginalDst, p.InitialSrc, p.RetrySrc, p.ResetToken = wire.ConnID{}, wire.ConnID{}, wire.ConnID{}, [16]byte{}
+	p.VersionInfo, p.GreaseData = nil, nil
+	if last := e.lastParams.Load(); last != nil && reflect.DeepEqual(last, p) {
+		return last
+	}
+	e.lastParams.Store(p)
+	return p
+}
+
 // takePeerParams validates and applies the peer's transport parameters. It
 // reports whether they were good; otherwise the connection is closing.
 func (c *Conn) takePeerParams(b []byte) bool {
@@ -431,7 +444,7 @@ func (c *Conn) takePeerParams(b []byte) bool {
 		c.ids.remote = append(c.ids.remote, remoteID{seq: 1, id: a.ID, token: a.ResetToken, hasToken: true})
 	}
 	c.trace.Parameters(c.now(), false, &p)
-	p.VersionInfo, p.GreaseData = nil, nil // they have served, and hold on to all the rest
+	c.peerParams = c.ep.shareParams(&p)
 	c.loss.SetMaxAckDelay(p.MaxAckDelay)
 	for i := range c.streams.opening {
 		c.streams.opening[i].open()
