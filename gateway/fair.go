@@ -34,11 +34,14 @@ type shaper struct {
 
 // account is what a shaper knows of a client that it has served lately.
 type account struct {
-	finish    float64 // tag at which all that it has asked for is served
-	prepaid   float64 // of its last quantum
-	waiting   int     // in the queue
-	abandoned int     // of them, those whose stream has ended
+	finish  float64 // tag at which all that it has asked for is served
+	prepaid float64 // of its last quantum
+	waiting int     // in the queue
 }
+
+// creditTime is how far behind its share a client may fall, and still catch up: who
+// missed a turn, since the machine was busy with others, is served first next time.
+const creditTime = 100 * time.Millisecond
 
 // A quantum is what passes in quantumTime, up to maxQuantum, or one piece.
 const (
@@ -104,7 +107,7 @@ func (s *shaper) take(ctx context.Context, client string, units int) error {
 // enqueue asks for units more than the client has got in advance.
 func (s *shaper) enqueue(client string, units float64) *taker {
 	a := s.account(client)
-	t := &taker{start: max(s.virtual, a.finish), seq: s.seq, of: a, ready: make(chan struct{})}
+	t := &taker{start: max(s.virtual-s.rate*creditTime.Seconds(), a.finish), seq: s.seq, of: a, ready: make(chan struct{})}
 	if units > 0 {
 		due := units - a.prepaid
 		t.units = due
@@ -143,7 +146,7 @@ func (s *shaper) account(client string) *account {
 	}
 	a := s.clients[client]
 	if a == nil {
-		a = new(account)
+		a = &account{finish: s.virtual}
 		s.clients[client] = a
 	}
 	return a

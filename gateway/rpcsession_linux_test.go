@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -27,10 +28,11 @@ type session41 struct {
 	xid, seq uint32
 	clientID uint64
 	id       [16]byte
+	uid, gid uint32 // that it claims
 }
 
 // compound makes a call on a stream and returns the results.
-func (s *session41) compound(st *quic.Stream, ops ...nfsv4.NfsArgop4) *nfsv4.Compound4res {
+func (s *session41) compound(st io.ReadWriter, ops ...nfsv4.NfsArgop4) *nfsv4.Compound4res {
 	s.t.Helper()
 	s.xid++
 	var args bytes.Buffer
@@ -38,7 +40,8 @@ func (s *session41) compound(st *quic.Stream, ops ...nfsv4.NfsArgop4) *nfsv4.Com
 	if _, err := c.WriteTo(&args); err != nil {
 		s.t.Fatal(err)
 	}
-	s.send(st, rpcCall(s.xid, nfs.ProgNFS, 4, 1, nfs.AuthSys, args.Bytes()))
+	header := words(s.xid, 0, 2, nfs.ProgNFS, 4, 1, nfs.AuthSys, 20, 1, 0, s.uid, s.gid, 0, 0, 0)
+	s.send(st, rpcRecord(append(header, args.Bytes()...)))
 	msg, err := readRPC(st)
 	if err != nil || len(msg) < 24 || word(msg, 0) != s.xid || word(msg, 2) != 0 || word(msg, 5) != 0 {
 		s.t.Fatalf("call %d of %T: % .60x, %v", s.xid, ops[0], msg, err)
@@ -51,27 +54,33 @@ func (s *session41) compound(st *quic.Stream, ops ...nfsv4.NfsArgop4) *nfsv4.Com
 }
 
 // sequenced makes a call in the session, in its first slot.
-func (s *session41) sequenced(what string, st *quic.Stream, ops ...nfsv4.NfsArgop4) *nfsv4.Compound4res {
+func (s *session41) sequenced(what string, st io.ReadWriter, ops ...nfsv4.NfsArgop4) *nfsv4.Compound4res {
 	s.t.Helper()
-	s.seq++
-	seq := &nfsv4.NfsArgop4_OP_SEQUENCE{Opsequence: nfsv4.Sequence4args{SaSessionid: s.id, SaSequenceid: s.seq}}
-	res := s.compound(st, append([]nfsv4.NfsArgop4{seq}, ops...)...)
+	res := s.attempt(st, ops...)
 	if res.Status != nfsv4.NFS4_OK || len(res.Resarray) != 1+len(ops) {
 		s.t.Errorf("%s: status %v after %d operations", what, res.Status, len(res.Resarray))
 	}
 	return res
 }
 
+// attempt makes a call in the session that may fail.
+func (s *session41) attempt(st io.ReadWriter, ops ...nfsv4.NfsArgop4) *nfsv4.Compound4res {
+	s.t.Helper()
+	s.seq++
+	seq := &nfsv4.NfsArgop4_OP_SEQUENCE{Opsequence: nfsv4.Sequence4args{SaSessionid: s.id, SaSequenceid: s.seq}}
+	return s.compound(st, append([]nfsv4.NfsArgop4{seq}, ops...)...)
+}
+
 // begin makes a client and a session on a stream.
-func (s *session41) begin(st *quic.Stream) {
+func (s *session41) begin(st io.ReadWriter, owner string) {
 	s.t.Helper()
 	res := s.compound(st, &nfsv4.NfsArgop4_OP_EXCHANGE_ID{OpexchangeId: nfsv4.ExchangeId4args{
-		EiaClientowner:  nfsv4.ClientOwner4{CoVerifier: [8]byte{1}, CoOwnerid: []byte(s.t.Name())},
+		EiaClientowner:  nfsv4.ClientOwner4{CoVerifier: [8]byte{1}, CoOwnerid: []byte(owner)},
 		EiaStateProtect: &nfsv4.StateProtect4A_SP4_NONE{},
 	}})
 	id := res.Resarray[0].(*nfsv4.NfsResop4_OP_EXCHANGE_ID).OpexchangeId.(*nfsv4.ExchangeId4res_NFS4_OK).EirResok4
 	s.clientID = id.EirClientid
-	attrs := nfsv4.ChannelAttrs4{CaMaxrequestsize: 64 << 10, CaMaxresponsesize: 64 << 10, CaMaxresponsesizeCached: 4 << 10, CaMaxoperations: 8, CaMaxrequests: 4}
+	attrs := nfsv4.ChannelAttrs4{CaMaxrequestsize: 128 << 10, CaMaxresponsesize: 128 << 10, CaMaxresponsesizeCached: 4 << 10, CaMaxoperations: 8, CaMaxrequests: 4}
 	res = s.compound(st, &nfsv4.NfsArgop4_OP_CREATE_SESSION{OpcreateSession: nfsv4.CreateSession4args{
 		CsaClientid: id.EirClientid, CsaSequence: id.EirSequenceid, CsaForeChanAttrs: attrs, CsaBackChanAttrs: attrs,
 		CsaCbProgram: 0x40000000, CsaSecParms: []nfsv4.CallbackSecParms4{&nfsv4.CallbackSecParms4_AUTH_NONE{}},
@@ -99,7 +108,7 @@ func TestRPCDraftR17Sessions(t *testing.T) {
 	s := &session41{rpcSite: site}
 	c := s.dial(nil)
 	a, b := s.open(c), s.open(c)
-	s.begin(a)
+	s.begin(a, t.Name())
 	s.bind(b)
 	walk := []nfsv4.NfsArgop4{&nfsv4.NfsArgop4_OP_PUTROOTFH{}, &nfsv4.NfsArgop4_OP_LOOKUP{Oplookup: nfsv4.Lookup4args{Objname: ganeshatest.Pseudo[1:]}}, &nfsv4.NfsArgop4_OP_GETFH{}}
 	var first []byte

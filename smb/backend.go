@@ -97,6 +97,25 @@ func (b *Backends) dial(ctx context.Context, addr string, header []byte) (net.Co
 	return conn, nil
 }
 
+// blame finds out whose fault it is that a backend did not answer a client's
+// NEGOTIATE: one that answers the gateway's own is not at fault. Otherwise a client
+// could have a server marked as failed, and send all others elsewhere.
+func (b *Backends) blame(ctx context.Context, addr string, err error) error {
+	_, perr := probeNegotiate(ctx, func(ctx context.Context) (net.Conn, error) { return b.dial(ctx, addr, b.localHeader()) }, ProbeConfig{Timeout: b.cfg.DialTimeout})
+	if perr != nil {
+		return err
+	}
+	return fmt.Errorf("%w, and not this NEGOTIATE: %w", backend.ErrHealthy, err)
+}
+
+// localHeader is the PROXY header of the gateway's own connections, where backends expect one.
+func (b *Backends) localHeader() []byte {
+	if !b.cfg.Proxy {
+		return nil
+	}
+	return backend.AppendProxyLocal(nil)
+}
+
 // Check probes the backend at addr and marks it by the outcome. It also makes
 // the offer that no server may accept on TCP.
 func (b *Backends) Check(ctx context.Context, addr string, cfg ProbeConfig) (ProbeResult, error) {

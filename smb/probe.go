@@ -9,8 +9,6 @@ import (
 	"io"
 	"net"
 	"time"
-
-	"github.com/quic-fsgw/quic-fsgw/internal/backend"
 )
 
 // ProbeConfig says how far a probe goes.
@@ -172,11 +170,7 @@ func (b *Backends) CheckBackend(ctx context.Context, addr string, cfg ProbeConfi
 		return ProbeResult{}, fmt.Errorf("smb: %q is not one of the backends", addr)
 	}
 	cfg.OfferTransportSecurity = true
-	var header []byte
-	if b.cfg.Proxy {
-		header = backend.AppendProxyLocal(nil)
-	}
-	res, err := Probe(ctx, func(ctx context.Context) (net.Conn, error) { return b.dial(ctx, addr, header) }, cfg)
+	res, err := Probe(ctx, func(ctx context.Context) (net.Conn, error) { return b.dial(ctx, addr, b.localHeader()) }, cfg)
 	if err == nil && res.Response.TransportSecurity {
 		err = ErrTransportSecurity
 	}

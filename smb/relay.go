@@ -112,6 +112,7 @@ func (r *Relay) Serve(ctx context.Context, stream net.Conn, key string) Result {
 			if conn, err = r.Backends.dial(ctx, addr, r.Options.ProxyHeader); err == nil {
 				if err = answer(ctx, conn); err != nil {
 					conn.Close()
+					err = r.Backends.blame(ctx, addr, err)
 				}
 			}
 			if err != nil {

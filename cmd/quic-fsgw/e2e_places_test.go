@@ -225,5 +225,7 @@ func TestReloadNarrows(t *testing.T) {
 	if code, app, ok := remoteCode(ended(t, other)); !ok || app || code != reason.PolicyChanged.Code {
 		t.Errorf("v4_exports: the session ended with %v", other.Err())
 	}
-	g.Log.wait(t, mark, "the end", func(l logLine) bool { return l.Msg == "connection ended" && l.str("reason") == reason.PolicyChanged.Name })
+	g.Log.wait(t, mark, "the end", func(l logLine) bool {
+		return l.Msg == "connection ended" && l.str("reason") == reason.PolicyChanged.Name
+	})
 }

@@ -101,6 +101,10 @@ type affinity struct {
 // backend, because the attempt was not made.
 var ErrNotTried = errors.New("not tried")
 
+// ErrHealthy is wrapped by an error of an attempt that is the client's doing: the
+// backend has answered somebody else since. No other is tried then.
+var ErrHealthy = errors.New("the backend answers others")
+
 // NewSet checks cfg and fills in its defaults.
 func NewSet(cfg Config) (*Set, error) {
 	if len(cfg.Addrs) == 0 {
@@ -195,6 +199,9 @@ func (s *Set) Each(ctx context.Context, key string, try func(ctx context.Context
 		if ctx.Err() != nil {
 			return "", fmt.Errorf("dial: %w", context.Cause(ctx)) // says nothing about the backend
 		}
+		if errors.Is(err, ErrHealthy) {
+			return "", fmt.Errorf("%s: %w", addr, err)
+		}
 		errs = append(errs, fmt.Errorf("%s: %w", addr, err))
 	}
 	return "", fmt.Errorf("no backend answers: %w", errors.Join(errs...))
@@ -218,9 +225,13 @@ func (s *Set) Try(ctx context.Context, addr string, try func(ctx context.Context
 		}
 		err := try(ctx)
 		told := err
-		if err != nil && (ctx.Err() != nil || errors.Is(err, ErrNotTried)) {
+		switch {
+		case err != nil && (ctx.Err() != nil || errors.Is(err, ErrNotTried)):
 			told = nil // says nothing about the backend
-		} else {
+		case errors.Is(err, ErrHealthy):
+			told = nil
+			s.Mark(addr, nil, time.Now())
+		default:
 			s.Mark(addr, err, time.Now())
 		}
 		s.finish(addr, own, told)
