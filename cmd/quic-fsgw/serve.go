@@ -81,7 +81,7 @@ func supervised(ctx context.Context, file string, log *slog.Logger, ready func()
 	signal.Notify(reload, syscall.SIGHUP)
 	defer signal.Stop(reload)
 	return supervise.Run(ctx, supervise.Config{
-		File: file, WorkerArgs: []string{workerWord}, HelperArgs: helperArgs(log), HTTPSArgs: append([]string{httpsWord}, helperArgs(log)[1:]...), Logger: log, Ready: ready,
+		File: file, WorkerArgs: []string{workerWord}, HelperArgs: helperArgs(log), HTTPSArgs: append([]string{httpsWord}, helperArgs(log)[1:]...), Logger: log, Ready: ready, Profile: packetProfiles(),
 	}, reload)
 }
 

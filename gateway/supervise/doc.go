@@ -5,3 +5,7 @@
 //
 // It is for Linux only, as the gateway is.
 package supervise
+
+// ProfileFD names the descriptor of Config.Profile's file in the environment of a
+// packet process.
+const ProfileFD = "QUIC_FSGW_CPUPROFILE_FD"

@@ -238,6 +238,15 @@ func (s *Supervisor) launchAs(w *worker, control *os.File, extra []openFile, cre
 	for _, x := range extra {
 		cmd.ExtraFiles = append(cmd.ExtraFiles, x.f)
 	}
+	if s.conf.Profile != nil {
+		f, err := s.conf.Profile()
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		cmd.ExtraFiles = append(cmd.ExtraFiles, f)
+		cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d", ProfileFD, 2+len(cmd.ExtraFiles)))
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true, Credential: cred}
 	w.cmd = cmd
 	if cred != nil {

@@ -33,6 +33,9 @@ type Config struct {
 	HTTPSArgs  []string // arguments that make this program call HTTPS
 	Logger     *slog.Logger
 	Ready      func() // called each time the packet process serves; may be nil
+	// Profile opens a file for the CPU profile of a packet process, which can open
+	// none, and finds it by ProfileFD; nil: there is none.
+	Profile func() (*os.File, error)
 }
 
 // drainTimeout bounds the orderly end of sessions when the gateway stops.
