@@ -58,7 +58,7 @@ interop-stacks: deps
 # Against quic-go, x/net/quic, TLS over TCP and a floor program, which a module
 # of their own pins; writes docs/performance.md, docs/datapath.svg
 # and the table in README.md.
-# The relay needs Samba. BENCH_QUICK=1 takes 4 minutes instead of 25;
+# The relay needs Samba. BENCH_QUICK=1 takes 5 minutes instead of 25;
 # bin/bench run -only relay,latency measures some sections and writes nothing.
 bench: deps build
 	cd bench && $(GO) build -trimpath -o ../bin/bench .

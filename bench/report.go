@@ -96,7 +96,7 @@ func (r *report) document() string {
 const recipe = `
 ## Look for yourself
 
-    make bench                                   everything here, in less than 25 minutes; BENCH_QUICK=1 for 4
+    make bench                                   everything here, in less than 25 minutes; BENCH_QUICK=1 for 5
     bin/bench run -only relay,latency            some sections, printed and not written
     bin/bench run -only relay -profile /tmp/cpu  with CPU profiles of both ends of the relay
     go test ./quic/... ./smb ./nfs ./gateway/... ./internal/tcpio -run '^$' -bench .   the hot functions one by one

@@ -305,7 +305,7 @@ func runAll(ctx context.Context, args []string) error {
 		return err
 	}
 	rep := &report{quick: r.quick, began: time.Now(), load: loadavg(), only: *only}
-	limited, cancel := context.WithTimeout(ctx, pick(r.quick, 6*time.Minute, 30*time.Minute))
+	limited, cancel := context.WithTimeout(ctx, pick(r.quick, 8*time.Minute, 30*time.Minute))
 	defer cancel()
 	err = r.measure(limited, rep, chosen)
 	if ctx.Err() != nil {

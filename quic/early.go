@@ -118,7 +118,7 @@ func (c *Conn) onEarlyParams(b []byte) {
 
 // onEarlyKey lets a client send.
 func (c *Conn) onEarlyKey(key *protect.Key) {
-	if c.server || !c.early.offered || c.early.rejected || c.haveParams {
+	if c.server || !c.early.offered || c.early.rejected || c.haveParams || c.early.tx != nil {
 		key.Zero()
 		return
 	}

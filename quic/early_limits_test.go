@@ -229,3 +229,72 @@ func TestEarlyPacketsOnTheWire(t *testing.T) {
 		}
 	})
 }
+
+// TestRejectedEarlyAcknowledged: RFC 9001, Section 4.6.2: "When 0-RTT was rejected, a
+// client SHOULD treat receipt of an acknowledgment for a 0-RTT packet as a connection
+// error of type PROTOCOL_VIOLATION, if it is able to detect the condition."
+func TestRejectedEarlyAcknowledged(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		ep := newEarlyPair(t, 23, simnet.Params{Delay: earlyDelay})
+		scfg := *ep.scfg
+		scfg.EarlyData = false
+		ep.server.SetConfig(&scfg)
+		c := ep.dialEarly()
+		st := ep.send(c, []byte("hello"))
+		s := ep.accept()
+		ep.echo(s)
+		ep.wantEcho(st, []byte("hello"))
+		ep.wantEarly(c, false)
+		s.lock()
+		s.recv.Add(time.Now(), 0, true, 0) // it claims to have read it
+		s.dirty = true
+		s.unlock()
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		select {
+		case <-c.Done():
+		case <-ctx.Done():
+		}
+		var te *TransportError
+		if err := c.Err(); !errors.As(err, &te) || te.Remote || te.Code != ProtocolViolation {
+			t.Errorf("the client ends with %v", err)
+		}
+	})
+}
+
+// TestEarlyVersion: once the server has chosen another version, and no more is known of
+// it, 0-RTT packets go on in the first one.
+//
+// RFC 9369, Section 4.1: "The client MUST NOT send 0-RTT packets using the negotiated
+// version, even after processing a packet of that version from the server."
+func TestEarlyVersion(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		ep := newEarlyPair(t, 24, simnet.Params{Delay: earlyDelay}, func(s, c *Config) { s.Versions, c.Versions = []Version{Version1}, []Version{Version1, Version2} })
+		scfg := *ep.scfg
+		scfg.Versions = []Version{Version2, Version1}
+		ep.server.SetConfig(&scfg)
+		began, after := time.Now(), 0
+		ep.net.Link(clientHost, serverHost).Script(func(p *simnet.Packet) {
+			if h, err := wire.ParseLong(p.Data); wire.IsLong(p.Data[0]) && err == nil && h.Type == wire.Packet0RTT {
+				if h.Version != Version1 {
+					t.Errorf("a 0-RTT packet of %v", h.Version)
+				}
+				if time.Since(began) >= 2*earlyDelay {
+					after++
+				}
+			}
+		})
+		ep.net.Link(serverHost, clientHost).Script(func(p *simnet.Packet) {
+			h, err := wire.ParseLong(p.Data) // a whole Initial comes through, the Handshake packets are late
+			p.Drop = time.Since(began) < 50*time.Millisecond && (err != nil || h.Type != wire.PacketInitial || h.Len < len(p.Data))
+		})
+		c := ep.dialEarly()
+		st := ep.send(c, pattern(0, 60_000))
+		ep.echo(ep.accept())
+		ep.wantEcho(st, pattern(0, 60_000))
+		ep.wantEarly(c, true)
+		if c.Version() != Version2 || after == 0 {
+			t.Errorf("%v, %d 0-RTT packets behind the server's first: the test shows nothing", c.Version(), after)
+		}
+	})
+}

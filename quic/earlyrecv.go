@@ -99,7 +99,7 @@ func (c *Conn) keep0RTT(b []byte, src *packetSource) {
 
 // onReadEarly takes a server's key and opens what waited for it.
 func (c *Conn) onReadEarly(key *protect.Key) {
-	if !c.server || !c.cfg.EarlyData || c.early.refused {
+	if !c.server || !c.cfg.EarlyData || c.early.refused || c.early.rx != nil {
 		key.Zero()
 		return
 	}

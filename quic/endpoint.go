@@ -38,6 +38,8 @@ type Endpoint struct {
 	closing  atomic.Bool
 	rests    restWave
 
+	lastParams atomic.Pointer[wire.TransportParams] // see shareParams
+
 	mu          sync.RWMutex
 	conns       map[wire.ConnID]*Conn
 	resets      map[[16]byte]*Conn // by resetIndex

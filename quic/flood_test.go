@@ -67,6 +67,7 @@ func TestFloodOfInitials(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	flights := flight.Initials(t, 2000, &tls.Config{RootCAs: testPKI().roots, ServerName: "localhost", NextProtos: []string{"test"}, MinVersion: tls.VersionTLS13})
 	over, stop := context.WithTimeout(ctx, 2*time.Second)
 	defer stop()
 	sending := make(chan error, 1)
@@ -77,7 +78,6 @@ func TestFloodOfInitials(t *testing.T) {
 		}
 		sending <- errors.Join(err, st.CloseWrite())
 	}()
-	flights := flight.Initials(t, 2000, &tls.Config{RootCAs: testPKI().roots, ServerName: "localhost", NextProtos: []string{"test"}, MinVersion: tls.VersionTLS13})
 	before := moved.Load()
 	most := 0
 	watched := make(chan struct{})

@@ -3,6 +3,7 @@ package quic
 import (
 	"bytes"
 	"errors"
+	"reflect"
 	"slices"
 
 	"github.com/quic-fsgw/quic-fsgw/quic/protect"
@@ -328,10 +329,8 @@ func (c *Conn) onSecret(e *HandshakeEvent) {
 	}
 	if e.Level == LevelApp {
 		err = c.app.install(e.Write, key)
-	} else if e.Write {
-		c.keys[recovery.Handshake].tx = key
 	} else {
-		c.keys[recovery.Handshake].rx = key
+		err = c.keys[recovery.Handshake].install(e.Write, key)
 	}
 	if err != nil {
 		c.shutdown(&HandshakeError{Alert: AlertInternalError, Err: err})
@@ -387,6 +386,18 @@ func (c *Conn) ownParams() []byte {
 // noParams is what is known of a peer's transport parameters before they come.
 var noParams wire.TransportParams
 
+// shareParams lets go of what only the handshake has use for. What is left is the
+// same for all clients of a make: those in a row share it.
+func (e *Endpoint) shareParams(p *wire.TransportParams) *wire.TransportParams {
+	p.OriginalDst, p.InitialSrc, p.RetrySrc, p.ResetToken = wire.ConnID{}, wire.ConnID{}, wire.ConnID{}, [16]byte{}
+	p.VersionInfo, p.GreaseData = nil, nil
+	if last := e.lastParams.Load(); last != nil && reflect.DeepEqual(last, p) {
+		return last
+	}
+	e.lastParams.Store(p)
+	return p
+}
+
 // takePeerParams validates and applies the peer's transport parameters. It
 // reports whether they were good; otherwise the connection is closing.
 func (c *Conn) takePeerParams(b []byte) bool {
@@ -433,7 +444,7 @@ func (c *Conn) takePeerParams(b []byte) bool {
 		c.ids.remote = append(c.ids.remote, remoteID{seq: 1, id: a.ID, token: a.ResetToken, hasToken: true})
 	}
 	c.trace.Parameters(c.now(), false, &p)
-	p.VersionInfo, p.GreaseData = nil, nil // they have served, and hold on to all the rest
+	c.peerParams = c.ep.shareParams(&p)
 	c.loss.SetMaxAckDelay(p.MaxAckDelay)
 	for i := range c.streams.opening {
 		c.streams.opening[i].open()
@@ -536,90 +547,4 @@ func (c *Conn) maybeComplete() {
 	close(c.ready)
 	c.retryEarly()
 	c.dirty = true
-}
-
-// setIdle applies the idle timeout. RFC 9000, Section 10.1: "Each endpoint
-// advertises a max_idle_timeout, but the effective value at an endpoint is
-// computed as the minimum of the two advertised values".
-func (c *Conn) setIdle() {
-	c.idle = c.cfg.idleTimeout()
-	if p := c.peerParams.MaxIdleTimeout; p > 0 && p < c.idle {
-		c.idle = p
-	}
-}
-
-// takeStreams lets the application have what the peer sends.
-func (c *Conn) takeStreams() {
-	c.admitted = true
-	c.acct.lateMax = c.cfg.outOfOrder(true)
-	for i := range c.streams.accept {
-		c.streams.openAccept(i)
-	}
-	if c.dg != nil {
-		c.dg.arrived.open()
-	}
-}
-
-// admit lets the application have the connection.
-//
-// RFC 9000, Section 19.20: "Servers MUST NOT send a HANDSHAKE_DONE frame before
-// completing the handshake."
-func (c *Conn) admit() {
-	c.takeStreams()
-	c.issueIDs()
-	if c.server {
-		// RFC 9001, Section 4.1.2: "the TLS handshake is considered confirmed at
-		// the server when the handshake completes. The server MUST send a
-		// HANDSHAKE_DONE frame as soon as the handshake is complete." Here that is
-		// when the client was also found to be allowed.
-		//
-		// RFC 9000, Section 19.20: "Servers MUST NOT send a HANDSHAKE_DONE frame before
-		// completing the handshake."
-		c.hsDone = true
-		// RFC 9000, Section 19.7: "Clients MUST NOT send NEW_TOKEN frames."
-		c.tokenDue = c.cfg.Retry != RetryNever
-		c.confirm()
-		c.hs.Ticket()
-	}
-	c.dirty = true
-}
-
-func (c *Conn) confirm() {
-	if c.confirmed {
-		return
-	}
-	c.confirmed = true
-	c.trace.State(c.now(), "handshake_confirmed")
-	c.validatePath()
-	c.peerVerified = true
-	// RFC 9001, Section 4.9.2: "An endpoint MUST discard its Handshake keys when
-	// the TLS handshake is confirmed".
-	c.dropSpace(recovery.Initial)
-	c.dropSpace(recovery.Handshake)
-	if !c.server {
-		c.goToPreferred()
-	}
-}
-
-// dropSpace forgets the keys of a packet number space and what is in flight there.
-//
-// RFC 9001, Section 4.9.1: "Endpoints MUST NOT send Initial packets after this
-// point."
-func (c *Conn) dropSpace(space recovery.Space) {
-	k := &c.keys[space]
-	if k.dropped {
-		return
-	}
-	k.drop()
-	if space == recovery.Initial {
-		c.ver.drop()
-	}
-	c.loss.Drop(space, func(*recovery.SentPacket) {})
-	*c.cryptoOf(space) = cryptoStream{}
-	c.probes[space] = 0
-	c.dirty = true
-}
-
-func (c *Conn) ownDst(id wire.ConnID) bool {
-	return slices.ContainsFunc(c.ids.local, func(l localID) bool { return l.id == id })
 }

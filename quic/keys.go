@@ -14,6 +14,23 @@ type spaceKeys struct {
 	dropped bool
 }
 
+// errKeyTwice: a Handshaker has told a traffic secret again, or after the end of
+// what it was for. Another key under the same packet numbers would break both.
+var errKeyTwice = errors.New("a traffic secret for the second time")
+
+// install sets the key of a direction.
+func (k *spaceKeys) install(write bool, key *protect.Key) error {
+	at := &k.rx
+	if write {
+		at = &k.tx
+	}
+	if *at != nil || k.dropped {
+		return errKeyTwice
+	}
+	*at = key
+	return nil
+}
+
 func (k *spaceKeys) drop() {
 	if k.rx != nil {
 		k.rx.Zero()
@@ -54,6 +71,9 @@ const maxKeyUpdates = 64
 
 // install sets the first keys of a direction.
 func (k *appKeys) install(write bool, key *protect.Key) (err error) {
+	if write && k.tx != nil || !write && k.rx != nil {
+		return errKeyTwice
+	}
 	if write {
 		k.tx, k.maxSealed = key, key.ConfidentialityLimit()
 	} else {

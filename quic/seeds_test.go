@@ -57,7 +57,7 @@ var seeds = []struct{ row, tests, note string }{
 	{"10 TOKEN", "quic TestTokenStore, quic TestTokenSavesARetry", ""},
 	{"11 ALPN", "quic TestRefusals, interop TestNoCommonALPN", ""},
 	{"12 SESSION_TICKET", "quic TestTLSResumes, quic TestEventNewTokenAndTicket", ""},
-	{"13 CRYPTO_SECRET", "quic TestTLSResumes, tlshd TestHelperBreaksAHandshake", "a Handshaker's EventSecret; one that comes late finds the handshake closed"},
+	{"13 CRYPTO_SECRET", "quic TestSecretTwice, tlshd TestHelperBreaksAHandshake", "the EventSecret of a Handshaker"},
 	{"14 TRANSPORT_PARAM_EXT", "quic TestTransportParameterErrors", ""},
 	{"CMSG and flags", "quic TestReadToFin, quic TestFlowControlOfPeer, quic TestBlockedStreamWaitsOnce, quic TestDatagramSizes, quic TestEarlyData", "CloseWrite, deadlines, SendDatagram and DialEarly"},
 	{"Stream states", "quic TestEventStreamUpdate, quic TestNothingAfterReset", ""},

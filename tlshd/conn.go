@@ -13,7 +13,7 @@ import (
 
 // writeTimeout is how long the other process may leave the socket full before
 // it counts as hanging.
-const writeTimeout = 5 * time.Second
+const writeTimeout = 10 * time.Second
 
 // maxDatagram is what one read or write moves at most, in bytes.
 const maxDatagram = headerLen + maxFrame

@@ -169,9 +169,9 @@ func (s *Server) load(cfg Config) error {
 	return nil
 }
 
-// watch rereads the files when one of them has changed. A set that does not fit
-// together, a new certificate whose key is still the old one, is tried again
-// when it has changed further.
+// watch rereads the files when one of them has changed, and does what else is due
+// now and then. A set that does not fit together, a new certificate whose key is
+// still the old one, is tried again when it has changed further.
 func (s *Server) watch() {
 	defer s.wg.Done()
 	interval := s.state.Load().cfg.WatchInterval
@@ -184,6 +184,7 @@ func (s *Server) watch() {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	var warnings expiryWarnings
+	var crowds calmWatch
 	for {
 		warnings.warn(s.log, s.state.Load(), time.Now())
 		select {
@@ -191,6 +192,7 @@ func (s *Server) watch() {
 			return
 		case <-tick.C:
 			s.reloadChanged()
+			s.releaseAfterCrowd(&crowds)
 		}
 	}
 }

@@ -334,13 +334,13 @@ func TestCertificateEndsWhileConnected(t *testing.T) {
 	until := func(end time.Time) func(*x509.Certificate) {
 		return func(c *x509.Certificate) { c.NotBefore, c.NotAfter = time.Now().Add(-time.Hour), end }
 	}
-	end := time.Now().Add(15 * time.Second)
-	short := issueRules(t, &x509.Certificate{Subject: pkix.Name{CommonName: "Short CA"}, IsCA: true, BasicConstraintsValid: true,
-		KeyUsage: x509.KeyUsageCertSign, NotBefore: time.Now().Add(-time.Hour), NotAfter: end}, s.root)
 	s.root.list(t, s.crl)
 	writeCAs(t, s.cas, s.root)
 	backend := startCounting(t)
 	startRules(t, backend.Addr, map[string]string{"any": "allow: [{any: true}]"}, s)
+	end := time.Now().Add(15 * time.Second)
+	short := issueRules(t, &x509.Certificate{Subject: pkix.Name{CommonName: "Short CA"}, IsCA: true, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageCertSign, NotBefore: time.Now().Add(-time.Hour), NotAfter: end}, s.root)
 	connect := func(c tls.Certificate) *quic.Conn {
 		t.Helper()
 		conn := peer{ServerName: "any.rules.test"}.showing(c).mustDial(t, s.Addr)

@@ -24,6 +24,9 @@ import (
 const (
 	firstRetry = time.Minute
 	mostRetry  = 6 * time.Hour
+	// settle is for the process before this one, which has the same socket, to leave
+	// it: a challenge that it took and did not answer would be a failure.
+	settle = 2 * time.Second
 	// mostBefore is how early a renewal is at most where nothing else is said.
 	mostBefore = 30 * 24 * time.Hour
 )
@@ -48,10 +51,14 @@ func (i *issuer) run(ctx context.Context) {
 		wait time.Duration // after the last failure; 0: none
 	}
 	plans := make([]plan, len(i.conf.Names))
+	soonest := time.Now().Add(settle)
 	for n, name := range i.conf.Names {
+		plans[n].at = soonest
 		if c := i.issued(name); c != nil {
 			i.announce(name, c)
-			plans[n].at = i.conf.renewAt(c, rand.Float64())
+			if at := i.conf.renewAt(c, rand.Float64()); at.After(soonest) {
+				plans[n].at = at
+			}
 		}
 	}
 	for {

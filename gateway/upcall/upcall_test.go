@@ -3,6 +3,7 @@ package upcall
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"net/netip"
 	"path/filepath"
@@ -130,8 +131,8 @@ func TestEarlyData(t *testing.T) {
 			request := bytes.Repeat([]byte("request "), 600)
 			accepted, resumed := 0, 0
 			for accepted < 2 && resumed < 8 {
-				// Each time from another port.
-				c, err := endpoint(t, "127.0.0.1:0", nil).DialEarly(ctx, server.LocalAddr(), ccfg)
+				// Each time from another address: tickets are bound to none.
+				c, err := endpoint(t, fmt.Sprintf("127.0.0.%d:0", 2+resumed+accepted), nil).DialEarly(ctx, server.LocalAddr(), ccfg)
 				if err != nil {
 					t.Fatal(err)
 				}

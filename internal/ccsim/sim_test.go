@@ -182,3 +182,27 @@ func TestPauses(t *testing.T) {
 		}
 	}
 }
+
+// Behind Drain BBR receives what it sent there, at half the rate. Losses of Startup
+// that are found in that round do not make it the rate of the seconds to come.
+func TestBehindDrain(t *testing.T) {
+	for _, tt := range []struct {
+		delay time.Duration // one way
+		queue int
+		seed  uint64
+		least float64 // four per cent less where that round counts
+	}{
+		{10 * ms, 200_000, 0, 0.885},
+		{15 * ms, 150_000, 0, 0.875},
+		{15 * ms, 225_000, 0, 0.875},
+		{50 * ms, 500_000, 2, 0.82},
+	} {
+		link := Link{Rate: 100 * mbit, Delay: tt.delay, Queue: tt.queue, Loss: 0.01}
+		run := Run{Seed: tt.seed, Link: link, Flows: []Flow{{Algorithm: recovery.BBR}}, Duration: 120 * tt.delay}
+		used := float64(run.Do()[0].Delivered) / (float64(link.Rate) * run.Duration.Seconds())
+		t.Logf("%v, queue %d: %.1f %% used", tt.delay, tt.queue, 100*used)
+		if used < tt.least {
+			t.Errorf("%v, queue %d: %.1f %% of the link used in 60 round trips, want %.1f %% at least", tt.delay, tt.queue, 100*used, 100*tt.least)
+		}
+	}
+}

@@ -19,7 +19,7 @@ const (
 	period = time.Second
 	// interval is the time between two collections that is long enough: one of 100
 	// MiB takes a tenth of a second of one processor.
-	interval = 3 * time.Second
+	interval = 2 * time.Second
 	// GOGC is between least and most, in steps: setting it stops the world.
 	least, most = 15, 100
 	step        = 10

@@ -17,8 +17,8 @@ func TestWanted(t *testing.T) {
 		want       int
 	}{
 		{0, 100 * mib, least},
-		{5 * mib, 100 * mib, least}, // all of it would be collected in time
-		{10 * mib, 100 * mib, 35},
+		{7 * mib, 100 * mib, least}, // all of it would be collected in time
+		{10 * mib, 100 * mib, 25},
 		{100 * mib, 100 * mib, mostBig},
 		{100 * mib, 20 * mib, most},
 		{1 * mib, 1 * mib, most}, // a small heap needs room for little
@@ -45,8 +45,8 @@ func TestFitter(t *testing.T) {
 			t.Fatalf("GOGC %d after %d periods, want %d", n, i+1, mostBig)
 		}
 	}
-	if n := f.next(0, 100*mib); n != 35 {
-		t.Fatalf("GOGC %d when it is calm, want what the busiest of the periods needs, 35", n)
+	if n := f.next(0, 100*mib); n != 25 {
+		t.Fatalf("GOGC %d when it is calm, want what the busiest of the periods needs, 25", n)
 	}
 	if n := f.next(50*mib, 100*mib); n != mostBig {
 		t.Fatalf("GOGC %d under load, want %d", n, mostBig)

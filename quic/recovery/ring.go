@@ -1,7 +1,7 @@
 package recovery
 
 // minRing is the smallest ring in packets; a power of two, as every size is.
-const minRing = 2
+const minRing = 4
 
 // ring is a queue of sent packets in ascending packet number order. Numbers
 // may have gaps (skipped numbers, packets not worth tracking), so a position
