@@ -24,8 +24,8 @@ type hop struct {
 func senderHops() []hop {
 	return []hop{
 		{name: "source: read into a chunk", note: "kernel (or source) to a pooled 64 KiB chunk", funcs: []string{"perf.(*source).Read", "perf.(*request).Read"}},
-		{name: "AEAD: seal from chunk to batch", note: "the one pass over the payload in user space", funcs: []string{"protect.(*Key).Seal"}},
-		{name: "header protection", note: "a mask of 5 bytes a packet", funcs: []string{"protect.(*Key).ProtectHeader", "protect.(*Key).Mask"}},
+		{name: "AEAD: seal from chunk to batch", note: "the one pass over the payload in user space", funcs: []string{"aes/gcm.", "protect.(*Key).Seal"}},
+		{name: "header protection", note: "a mask of 5 bytes a packet", funcs: []string{"protect.(*headerKey)."}},
 		{name: "sendmsg with UDP_SEGMENT", note: "up to 64 KiB of equal datagrams in one call", funcs: []string{"udp.(*Socket).Send"}},
 		{name: "packet building, sent packets", funcs: []string{"quic.(*Conn).flush"}},
 		{name: "receive acknowledgements", funcs: []string{"udp.(*Socket).Recv", "quic.(*Endpoint).dispatch", "quic.(*Conn).processBatch"}},
@@ -36,8 +36,8 @@ func senderHops() []hop {
 func receiverHops() []hop {
 	return []hop{
 		{name: "recvmsg with UDP_GRO", note: "up to 64 KiB of datagrams in one call, into a slab", funcs: []string{"udp.(*receiver).receive", "udp.(*Socket).Recv"}},
-		{name: "header protection", note: "removed in place", funcs: []string{"protect.(*Key).UnprotectHeader", "protect.(*Key).Unmask"}},
-		{name: "AEAD: open in place", note: "the one pass over the payload in user space", funcs: []string{"protect.(*Key).Open"}},
+		{name: "header protection", note: "removed in place", funcs: []string{"protect.(*headerKey).", "protect.(*Key).UnprotectHeader"}},
+		{name: "AEAD: open in place", note: "the one pass over the payload in user space", funcs: []string{"aes/gcm.", "protect.(*Key).Open"}},
 		{name: "frames, order, packet numbers", note: "views of the slab, not copies", funcs: []string{"quic.(*Conn).processBatch", "quic.(*Endpoint).dispatch"}},
 		{name: "views to the application, credit", note: "writev, or a callback; then the peer gets credit", funcs: []string{"quic.(*Stream).WriteTo"}},
 		{name: "send acknowledgements", funcs: []string{"quic.(*Conn).flush"}},

@@ -103,7 +103,7 @@ func (r *runner) latency(ctx context.Context, rep *report) error {
 	order := []string{ours, "tls", "quic-go"}
 	works := make(map[string]*work)
 	for _, p := range order {
-		works[p] = &work{requests: pick(r.quick, 5000, 30000)}
+		works[p] = &work{requests: pick(r.quick, 15000, 30000)}
 	}
 	all, err := r.rounds(ctx, pick(r.quick, 3, 7), works, order)
 	if err != nil {

@@ -55,8 +55,15 @@ func (r *receiver) init(s *Socket) {
 			return true
 		}
 		// What arrives from here on is an event.
-		if r.fails = r.watch.ask(true); r.fails != nil {
-			return true
+		if !r.watch.on {
+			if r.fails = r.watch.ask(true); r.fails != nil {
+				return true
+			}
+			r.run = 0
+			// What has arrived in between need not be one, see ask.
+			if r.fails = s.rc.Control(r.now); r.fails != nil || r.errno != unix.EAGAIN {
+				return true
+			}
 		}
 		r.run = 0
 		if s.zc.held.Load() > 0 {

@@ -94,8 +94,10 @@ func (w *watch) open() error {
 // has had an event.
 func (w *watch) wait(try func(uintptr) bool) error { return w.rc.Read(try) }
 
-// ask switches events on or off. What is there already when they are switched
-// on counts as an event.
+// ask switches events on or off. What is there already when they are switched on
+// may be no event: the kernel tells of it only if the socket is not on the
+// instance's list of those that are ready, where it may have been left by an
+// earlier event, as nobody reads that list. So look again after switching them on.
 func (w *watch) ask(on bool) error {
 	if w.on == on {
 		return nil
