@@ -87,7 +87,7 @@ func TestDrainCodesSMB(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer session.Close(ctx)
-	dctx, stop := context.WithTimeout(ctx, 12*time.Second)
+	dctx, stop := context.WithTimeout(ctx, 20*time.Second)
 	defer stop()
 	start := time.Now()
 	if err := g.Drain(dctx); err != nil {
