@@ -200,11 +200,6 @@ func (c *Conn) chooseVersion(info *wire.VersionInfo) error {
 		// then this conversion process cannot fail by definition of the first
 		// flight being compatible; if the server is unable to convert the first
 		// flight, it MUST abort the handshake."
-		//
-		// RFC 9368, Section 2.3: "If the first flight is correctly formatted,
-		// then this conversion process cannot fail by definition of the first
-		// flight being compatible; if the server is unable to convert the first
-		// flight, it MUST abort the handshake."
 		return errNoService
 	}
 	if v == c.version {
