@@ -13,9 +13,7 @@ import (
 	"github.com/quic-fsgw/quic-fsgw/smb"
 )
 
-// serveSMB relays the one stream of an SMB connection. When the session is
-// over the connection is closed too: Samba's client takes no notice of FIN or
-// RESET_STREAM when its server is gone.
+// serveSMB begins to relay the one stream of an SMB connection.
 func (g *Gateway) serveSMB(ctx context.Context, s *session) {
 	stream, err := s.firstStream(ctx)
 	if err != nil {
@@ -24,6 +22,7 @@ func (g *Gateway) serveSMB(ctx context.Context, s *session) {
 			why = reason.ClientClosed // it distrusts the server's certificate, say
 		}
 		s.finish(why.Name, err, smb.CodeTimeout)
+		g.over(s)
 		return
 	}
 	relay := *s.route.smb
@@ -34,7 +33,13 @@ func (g *Gateway) serveSMB(ctx context.Context, s *session) {
 	if s.route.conf.SMB.Proxy == "v2" {
 		relay.Options.ProxyHeader = backend.AppendProxy(nil, s.proxyInfo())
 	}
-	res := relay.Serve(ctx, stream, s.client)
+	relay.Start(ctx, stream, s.client, func(res smb.Result) { g.endSMB(ctx, s, stream, &res) })
+}
+
+// endSMB ends the connection of a session that is over: Samba's client takes no
+// notice of FIN or RESET_STREAM when its server is gone.
+func (g *Gateway) endSMB(ctx context.Context, s *session, stream *quic.Stream, res *smb.Result) {
+	defer g.over(s)
 	if res.Backend != "" {
 		s.backend.Store(&res.Backend)
 	}

@@ -80,16 +80,15 @@ func (g *Gateway) serve(e *endpoint, c *quic.Conn) {
 	go g.relay(s)
 }
 
-// relay serves an admitted connection, or begins to: see park.
+// relay begins to serve an admitted connection; over is called when it is.
 func (g *Gateway) relay(s *session) {
 	// The end of the connection ends its streams, and so the bridge, which then
 	// knows better how: the context is for the end of the gateway.
 	if s.route.smb == nil {
 		g.serveNFS(s)
-		return
+	} else {
+		g.serveSMB(g.ctx, s)
 	}
-	g.serveSMB(g.ctx, s)
-	g.over(s)
 }
 
 // over ends a session that relay has begun.

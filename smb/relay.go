@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/quic-fsgw/quic-fsgw/internal/backend"
@@ -102,8 +103,18 @@ type Relay struct {
 // reason's code where stream has them. Closing the connection under the stream
 // is the caller's, which knows the code from the Result.
 func (r *Relay) Serve(ctx context.Context, stream net.Conn, key string) Result {
+	result := make(chan Result, 1)
+	r.Start(ctx, stream, key, func(res Result) { result <- res })
+	return <-result
+}
+
+// Start is Serve that comes back when the session is under way or over already;
+// done is called once when it is over, perhaps before. Until then there is a
+// goroutine for each direction, and none of those whose stacks opening it has made
+// large, which would be a fourth of what an idle session costs.
+func (r *Relay) Start(ctx context.Context, stream net.Conn, key string, done func(Result)) {
 	s := newSession(stream, r.Options)
-	res := s.serve(ctx, func(ctx context.Context, answer func(context.Context, net.Conn) error) (net.Conn, string, error) {
+	connect := func(ctx context.Context, answer func(context.Context, net.Conn) error) (net.Conn, string, error) {
 		var conn net.Conn
 		addr, err := r.Backends.Each(ctx, key, func(ctx context.Context, addr string) (err error) {
 			if err = r.Backends.Acquire(addr); err != nil {
@@ -127,22 +138,27 @@ func (r *Relay) Serve(ctx context.Context, stream net.Conn, key string) Result {
 			return nil, "", fmt.Errorf("smb: %w", err)
 		}
 		return conn, addr, nil
-	})
-	if res.Backend != "" {
-		r.Backends.Release(res.Backend)
-		r.Backends.Touch(key, res.Backend, time.Now())
 	}
-	return res
+	s.serve(ctx, connect, func(res Result) {
+		if res.Backend != "" {
+			r.Backends.Release(res.Backend)
+			r.Backends.Touch(key, res.Backend, time.Now())
+		}
+		done(res)
+	})
 }
 
 // Serve is Relay.Serve with a backend that is connected already. It owns both.
 func Serve(ctx context.Context, stream, backend net.Conn, opts Options) Result {
 	s := newSession(stream, opts)
-	res := s.serve(ctx, func(ctx context.Context, answer func(context.Context, net.Conn) error) (net.Conn, string, error) {
+	result := make(chan Result, 1)
+	s.serve(ctx, func(ctx context.Context, answer func(context.Context, net.Conn) error) (net.Conn, string, error) {
 		return backend, backend.RemoteAddr().String(), answer(ctx, backend)
+	}, func(res Result) {
+		backend.Close()
+		result <- res
 	})
-	backend.Close()
-	return res
+	return <-result
 }
 
 // connectFunc reaches a backend and runs answer on it.
@@ -170,36 +186,47 @@ func newSession(stream net.Conn, opts Options) *session {
 	return s
 }
 
-func (s *session) serve(ctx context.Context, connect connectFunc) Result {
+// serve opens the session and begins to relay it; done is called when it is over.
+func (s *session) serve(ctx context.Context, connect connectFunc, done func(Result)) {
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	s.down.in.walk = s.policy.responses(func(status uint32) error {
 		if s.opts.Logons == nil {
 			return nil
 		}
 		return s.opts.Logons.hold(ctx, status)
 	})
-	res := Result{}
-	if err := s.open(ctx, connect, &res); err != nil {
+	res := new(Result)
+	over := func() {
+		s.close()
+		s.sum(res)
+		s.log(ctx, res)
+		cancel()
+		done(*res)
+	}
+	if err := s.open(ctx, connect, res); err != nil {
 		reason := reasonOf(err, ReasonBackendUnreachable)
 		if ctx.Err() != nil {
 			reason = ReasonShutdown
 		}
 		s.end(reason, err)
-	} else {
-		if s.opts.Meter != nil {
-			meter := func(bytes, messages int) error { return s.opts.Meter(ctx, res.Backend, bytes, messages) }
-			s.up.meter, s.down.meter = meter, meter
-		}
-		s.relay(ctx)
+		over()
+		return
 	}
-	s.close()
+	if s.opts.Meter != nil {
+		meter := func(bytes, messages int) error { return s.opts.Meter(ctx, res.Backend, bytes, messages) }
+		s.up.meter, s.down.meter = meter, meter
+	}
+	s.relay(ctx, over)
+}
+
+// sum completes the result of a session that is over.
+func (s *session) sum(res *Result) {
+	s.mu.Lock() // who stops it may still be about to
 	res.Reason, res.Err = s.reason, s.err
+	s.mu.Unlock()
 	res.UpBytes, res.DownBytes = s.up.bytes.Load(), s.down.bytes.Load()
 	res.UpMessages, res.DownMessages = s.up.in.Messages(), s.down.in.Messages()
 	res.Duration, res.Shares = time.Since(s.start), s.policy.seen
-	s.log(ctx, &res)
-	return res
 }
 
 // open does steps 1 and 2.
@@ -325,29 +352,35 @@ func (s *session) readFirst(ctx context.Context, conn net.Conn, in *Inspector, l
 	return nil, &reasonError{reason, fmt.Errorf("smb: first message: %w", err)}
 }
 
-// relay does steps 3 and 4.
-func (s *session) relay(ctx context.Context) {
+// relay does steps 3 and 4, and calls over.
+func (s *session) relay(ctx context.Context, over func()) {
 	stopCtx := context.AfterFunc(ctx, func() {
 		s.stop(ReasonShutdown, fmt.Errorf("smb: session ended: %w", context.Cause(ctx)))
 	})
-	defer stopCtx()
 	s.up.begin(waitSource)
 	s.down.begin(waitSource)
 	dog := newWatchdog(s)
-	defer dog.stop()
-
+	var running atomic.Int32
+	run := func(f func()) {
+		f()
+		if running.Add(-1) == 0 {
+			dog.stop()
+			stopCtx()
+			over()
+		}
+	}
 	if s.up.meter != nil {
 		s.up.begin(waitPaced)
 		if err := s.up.meter(0, 0); err != nil {
-			s.stop(ReasonShutdown, err)
+			running.Store(1)
+			run(func() { s.stop(ReasonShutdown, err) })
 			return
 		}
 		s.up.begin(waitSource)
 	}
-	var wg sync.WaitGroup
-	wg.Go(s.copyUp)
-	s.copyDown()
-	wg.Wait()
+	running.Store(2)
+	go run(s.copyUp)
+	go run(s.copyDown)
 }
 
 // copyUp moves the client's requests. The stream's WriteTo hands its buffers to
