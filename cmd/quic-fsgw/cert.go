@@ -201,36 +201,48 @@ func issueAs(io stdio, ca *pki.CA, dir string, r pki.Request, pfx bool) error {
 	if err != nil {
 		return err
 	}
-	// Whoever has the file by accident can't use it without the other one.
+	base := fileName(r.Name)
+	if err := writePair(io, pair, dir, base); err != nil {
+		return err
+	}
+	if err := writePFX(io, ca, pair, dir, base); err != nil {
+		return err
+	}
+	use := "New-SmbClientCertificateMapping -Namespace SERVER_NAME"
+	if r.Server {
+		use = "New-SmbServerCertificateMapping -Name " + r.Name
+	}
+	_, err = fmt.Fprintf(io.out, "\non Windows, in PowerShell as administrator, with the password above:\n%s", importLines(base, use))
+	return err
+}
+
+// importLines are what imports base.pfx on Windows and maps it with use.
+func importLines(base, use string) string {
+	return fmt.Sprintf("  $c = Import-PfxCertificate -FilePath %s.pfx -CertStoreLocation Cert:\\LocalMachine\\My -Password (Read-Host -AsSecureString)\n"+
+		"  %s -Thumbprint $c[0].Thumbprint -StoreName My\n", base, use)
+}
+
+// writePFX writes a pair for Windows, and the password beside it: whoever has the
+// one by accident can't use it without the other.
+func writePFX(io stdio, ca *pki.CA, pair *pki.Pair, dir, base string) error {
 	password := rand.Text()
 	b, err := pair.PFX(ca, password)
 	if err != nil {
-		return err
-	}
-	base := filepath.Join(dir, fileName(r.Name))
-	if err := writePair(io, pair, dir, fileName(r.Name)); err != nil {
 		return err
 	}
 	for _, f := range []struct {
 		name string
 		data []byte
 	}{{base + ".pfx", b}, {base + ".pfx.password", []byte(password + "\n")}} {
-		if err := pki.WriteNew(f.name, f.data, 0o600); err != nil {
+		name := filepath.Join(dir, f.name)
+		if err := pki.WriteNew(name, f.data, 0o600); err != nil {
 			return fmt.Errorf("%w (existing files are never replaced)", err)
 		}
-		if _, err := fmt.Fprintln(io.out, f.name); err != nil {
+		if _, err := fmt.Fprintln(io.out, name); err != nil {
 			return err
 		}
 	}
-	use := "New-SmbClientCertificateMapping -Namespace SERVER_NAME"
-	store := "CurrentUser"
-	if r.Server {
-		use, store = "New-SmbServerCertificateMapping -Name "+r.Name, "LocalMachine"
-	}
-	_, err = fmt.Fprintf(io.out, "\non Windows, in PowerShell as administrator, with the password above:\n"+
-		"  $c = Import-PfxCertificate -FilePath %s.pfx -CertStoreLocation Cert:\\%s\\My -Password (Read-Host -AsSecureString)\n"+
-		"  %s -Thumbprint $c[0].Thumbprint -StoreName My\n", fileName(r.Name), store, use)
-	return err
+	return nil
 }
 
 func writePair(io stdio, pair *pki.Pair, dir, base string) error {

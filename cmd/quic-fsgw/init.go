@@ -152,10 +152,22 @@ func initCertificates(out *bytes.Buffer, dir string, v initView, written *[]stri
 		return nil
 	}
 	r := pki.Request{Name: v.Client, Client: true, RPC: rpc, Life: life, DNS: []string{v.Client + "." + v.Name}}
-	if err := issue(quiet, ca, dir, r); err != nil {
+	pair, err := ca.Issue(time.Now(), r)
+	if err != nil {
 		return err
 	}
-	note(fileName(v.Client))
+	base := fileName(v.Client)
+	if err := writePair(quiet, pair, dir, base); err != nil {
+		return err
+	}
+	note(base)
+	if v.Kind != "smb" {
+		return nil
+	}
+	if err := writePFX(quiet, ca, pair, dir, base); err != nil { // for Windows
+		return err
+	}
+	*written = append(*written, filepath.Join(dir, base+".pfx"), filepath.Join(dir, base+".pfx.password"))
 	return nil
 }
 
@@ -224,10 +236,9 @@ func nextSteps(io stdio, dir string, v initView) error {
 		fmt.Fprintf(&b, "\nWindows 11, after importing ca.crt into Trusted Root Certification Authorities:\n"+
 			"  net use * \\\\%s\\SHARE /TRANSPORT:QUIC\n", v.Name)
 		if !v.Public {
-			fmt.Fprintf(&b, "with the client certificate (make a PFX, import it on the laptop, then as administrator):\n"+
-				"  openssl pkcs12 -export -in %[1]s -inkey %[2]s -out %[3]s.pfx\n"+
-				"  New-SmbClientCertificateMapping -Namespace %[4]s -Thumbprint THUMBPRINT -StoreName My\n",
-				filepath.Join(dir, v.Client+".crt"), filepath.Join(dir, v.Client+".key"), v.Client, v.Name)
+			base := fileName(v.Client)
+			fmt.Fprintf(&b, "with %[1]s.pfx, in PowerShell as administrator; its password is in %[1]s.pfx.password:\n%[2]s",
+				base, importLines(base, "New-SmbClientCertificateMapping -Namespace "+v.Name))
 		}
 		if v.Public {
 			fmt.Fprintf(&b, "\nSamba 4.23 or later:\n  smbclient //%s/SHARE -U USER --option='client smb transports=quic' "+

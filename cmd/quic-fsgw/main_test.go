@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -86,6 +87,10 @@ func TestInit(t *testing.T) {
 		file := filepath.Join(dir, "config.yaml")
 		if !strings.Contains(out, file) {
 			t.Errorf("%q: does not name %s:\n%s", args, file, out)
+		}
+		windows := strings.HasPrefix(args[1], "smb:") && !slices.Contains(args, "--public")
+		if _, err := os.Stat(filepath.Join(dir, "client1.pfx")); (err == nil) != windows || windows != strings.Contains(out, "New-SmbClientCertificateMapping -Namespace files.example.com -Thumbprint $c[0]") {
+			t.Errorf("%q: a PFX for Windows: %v, %v; and says\n%s", args, windows, err, out)
 		}
 		if code, out, errOut = do(t, "check", "-c", file); code != 0 || out != file+": ok\n" || errOut != "" {
 			t.Errorf("%q: check: %d %q %q", args, code, out, errOut)
