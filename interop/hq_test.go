@@ -23,9 +23,11 @@ import (
 // QUIC are tested with.
 const hq = "hq-interop"
 
-// patience is the idle timeout of all ends: several retransmissions that are
-// lost one after the other, each after twice the time, must fit into it.
-const patience = 2 * time.Minute
+// patience is the idle timeout of all ends, and that of handshakes: several
+// retransmissions that are lost one after the other, each after twice the time,
+// must fit into it. ngtcp2's server begins with nothing but the first packet of a
+// ClientHello.
+const patience = 4 * time.Minute
 
 // A peer serves and downloads files.
 type peer struct {
@@ -48,7 +50,7 @@ func (st *stage) settings(server bool) *settings {
 		s.server.Certificates, s.client.RootCAs = []tls.Certificate{longChain().server}, longChain().roots
 	}
 	s.fsgw = func(c *quic.Config) {
-		c.HandshakeTimeout, c.MaxIdleTimeout, c.Qlog = time.Minute, patience, st.tracer
+		c.HandshakeTimeout, c.MaxIdleTimeout, c.Qlog = patience, patience, st.tracer
 		c.EarlyData = server && st.early
 		if server && st.retry {
 			c.Retry = quic.RetryAlways
@@ -61,13 +63,13 @@ func (st *stage) settings(server bool) *settings {
 		}
 	}
 	s.goConfig = func(c *qgo.Config) {
-		c.HandshakeIdleTimeout, c.MaxIdleTimeout, c.Allow0RTT = time.Minute, patience, server && st.early
+		c.HandshakeIdleTimeout, c.MaxIdleTimeout, c.Allow0RTT = patience, patience, server && st.early
 	}
 	if server && st.retry {
 		s.goTransport = func(tr *qgo.Transport) { tr.VerifySourceAddress = func(net.Addr) bool { return true } }
 	}
 	s.xnet = func(c *xquic.Config) {
-		c.HandshakeTimeout, c.MaxIdleTimeout, c.RequireAddressValidation = time.Minute, patience, server && st.retry
+		c.HandshakeTimeout, c.MaxIdleTimeout, c.RequireAddressValidation = patience, patience, server && st.retry
 	}
 	return s
 }
