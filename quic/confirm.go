@@ -44,9 +44,6 @@ func (c *Conn) admit() {
 		// the server when the handshake completes. The server MUST send a
 		// HANDSHAKE_DONE frame as soon as the handshake is complete." Here that is
 		// when the client was also found to be allowed.
-		//
-		// RFC 9000, Section 19.20: "Servers MUST NOT send a HANDSHAKE_DONE frame before
-		// completing the handshake."
 		c.hsDone = true
 		// RFC 9000, Section 19.7: "Clients MUST NOT send NEW_TOKEN frames."
 		c.tokenDue = c.cfg.Retry != RetryNever
