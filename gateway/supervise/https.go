@@ -70,6 +70,7 @@ type httpsProcess struct {
 	cancel   context.CancelFunc
 	work     sync.WaitGroup
 	requests chan httpsRequest
+	over     chan struct{} // closed when nobody keeps it any more
 
 	// Of the goroutine that keeps it.
 	conf    *config.Config
@@ -96,7 +97,7 @@ func (s *Supervisor) startHTTPS(ctx context.Context) (stop func(), err error) {
 	if s.cfg.HTTPS == nil {
 		return func() {}, nil
 	}
-	p := &httpsProcess{s: s, conf: s.cfg, requests: make(chan httpsRequest)}
+	p := &httpsProcess{s: s, conf: s.cfg, requests: make(chan httpsRequest), over: make(chan struct{})}
 	l, err := net.Listen("tcp", p.conf.HTTPS.Listen.AddrPort().String())
 	if err != nil {
 		return nil, fmt.Errorf("https.listen: %w", err)
@@ -126,10 +127,12 @@ func (p *httpsProcess) serve(ctx context.Context, conf *config.Config) error {
 	r := httpsRequest{conf, make(chan error, 1)}
 	select {
 	case p.requests <- r:
+		return <-r.done // within httpsReady
+	case <-p.over:
+		return errors.New("https process: the gateway ends")
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	return <-r.done // within httpsReady
 }
 
 // exchange starts a process, and ends the one before when it is ready. After an
@@ -160,6 +163,7 @@ func httpsFiles(conf *config.Config) []string {
 
 // keep starts the process again when it ends, or its files have changed.
 func (p *httpsProcess) keep(ctx context.Context) {
+	defer close(p.over)
 	tick := time.NewTicker(lookInterval)
 	defer tick.Stop()
 	b := backoff{most: time.Minute}
