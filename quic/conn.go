@@ -102,6 +102,7 @@ type connGuarded struct {
 
 	*ackWork // nil while the connection rests: call needAckWork before use
 	acct     accounts
+	sendMem  sendMemory
 	flow     connFlow
 	streams  streamTable
 	dg       *datagrams // nil: none were sent or received
