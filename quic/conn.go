@@ -227,6 +227,7 @@ func (c *Conn) now() time.Time { return c.clock }
 func (c *Conn) drain() {
 	for c.inbox.some.Load() {
 		w := c.inbox.take()
+		c.acct.copied += w.copied
 		for i := range w.batches {
 			c.processBatch(&w.batches[i])
 			w.batches[i].buf.Release()

@@ -48,7 +48,7 @@ type Stats struct {
 	Drops                                                                                map[string]int64
 	SendErrors, RecvErrors                                                               int64
 	InitialTime                                                                          time.Duration // of the sockets' readers, for packets that begin connections
-	CopiedBytes                                                                          int64         // stream bytes copied in user space
+	CopiedBytes                                                                          int64         // stream bytes copied in user space, and datagrams that were copied to wait
 	HeldBytes                                                                            int64         // capacity of buffers that hold received data
 	SendHeldBytes                                                                        int64         // capacity of buffers that hold data until it is acknowledged
 	DatagramsSent, DatagramsReceived, BytesSent, BytesReceived                           uint64
