@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/quic-fsgw/quic-fsgw/gateway/perf"
+	"github.com/quic-fsgw/quic-fsgw/internal/procs"
 	"github.com/quic-fsgw/quic-fsgw/quic"
 	"github.com/quic-fsgw/quic-fsgw/quic/udp"
 )
@@ -69,15 +70,23 @@ func (b *benchFlags) udp() udp.Config {
 	return udp.Config{GSO: b.gso.Mode, GRO: b.gro.Mode, Zerocopy: b.zero.Mode}
 }
 
-// start starts the profile, if one is wanted.
-func (b *benchFlags) start() (stop func() error, err error) {
-	if b.profile == "" {
-		return func() error { return nil }, nil
+// start starts the profile, if one is wanted. From then on the process has as many
+// processors as serve and connect would have under such a load.
+func (b *benchFlags) start(ctx context.Context) (stop func() error, err error) {
+	stopProfile := func() error { return nil }
+	if b.profile != "" {
+		if stopProfile, err = profileTo(b.profile); err != nil {
+			return nil, fmt.Errorf("bench: --cpuprofile: %w", err)
+		}
 	}
-	if stop, err = profileTo(b.profile); err != nil {
-		return nil, fmt.Errorf("bench: --cpuprofile: %w", err)
-	}
-	return stop, nil
+	fit, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() { procs.Fit(fit, procs.Source{Work: udp.Work}) })
+	return func() error {
+		cancel()
+		wg.Wait()
+		return stopProfile()
+	}, nil
 }
 
 func runBenchServer(ctx context.Context, io stdio, args []string) (err error) {
@@ -97,7 +106,7 @@ func runBenchServer(ctx context.Context, io stdio, args []string) (err error) {
 	if err != nil {
 		return usagef("bench server: --listen: %w", err)
 	}
-	stop, err := b.start()
+	stop, err := b.start(ctx)
 	if err != nil {
 		return err
 	}
@@ -161,7 +170,7 @@ func runBenchClient(ctx context.Context, io stdio, args []string) (err error) {
 }
 
 func (b *benchFlags) measure(ctx context.Context, io stdio, cl *perf.Client) (err error) {
-	stop, err := b.start()
+	stop, err := b.start(ctx)
 	if err != nil {
 		return err
 	}
