@@ -25,8 +25,8 @@ type packetSource struct {
 	ecn     uint8
 	via     *shard
 	dst     wire.ConnID // of the last short header
-	size    int // of the datagram
-	replied int // bytes sent straight back to it
+	size    int         // of the datagram
+	replied int         // bytes sent straight back to it
 }
 
 func (c *Conn) processBatch(r *rxBatch) {
