@@ -33,11 +33,21 @@ type Dialer struct{ net.Dialer }
 
 // DialContext is net.Dialer's, wrapped.
 func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	c, err := d.Dialer.DialContext(ctx, network, address)
+	nd := d.Dialer
+	if nd.Control == nil && nd.ControlContext == nil {
+		nd.Control = unpaced
+	}
+	c, err := nd.DialContext(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}
 	return Wrap(c), nil
+}
+
+// Listen listens for connections to be wrapped.
+func Listen(ctx context.Context, address string) (net.Listener, error) {
+	lc := net.ListenConfig{Control: unpaced}
+	return lc.Listen(ctx, "tcp", address)
 }
 
 // WriteBuffers writes bufs to c and consumes what it has written, with one
