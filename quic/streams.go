@@ -327,7 +327,7 @@ func (c *Conn) queueCtrl(s *Stream) {
 }
 
 // onStream handles a STREAM frame.
-func (c *Conn) onStream(f wire.StreamFrame) error {
+func (c *Conn) onStream(f *wire.StreamFrame) error {
 	s, err := c.streamFor(f.ID, wire.FrameStream, true)
 	if err != nil || s == nil {
 		return err

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/quic-fsgw/quic-fsgw/gateway/perf"
+	"github.com/quic-fsgw/quic-fsgw/internal/procs"
 	"github.com/quic-fsgw/quic-fsgw/quic"
 	"github.com/quic-fsgw/quic-fsgw/quic/udp"
 )
@@ -33,6 +34,7 @@ type benchFlags struct {
 	gso     modeFlag
 	gro     modeFlag
 	zero    modeFlag
+	fill    bool
 	profile string
 	cc      congestionFlag
 }
@@ -61,6 +63,7 @@ func (b *benchFlags) register(c command) *flag.FlagSet {
 	fs.Var(&b.gro, "gro", "receive offload: `auto`, on or off")
 	fs.Var(&b.cc, "congestion", "congestion control of what this end sends: `cubic`, newreno or bbr")
 	fs.Var(&b.zero, "zerocopy", "MSG_ZEROCOPY: `auto` (not used), on or off")
+	fs.BoolVar(&b.fill, "fill", false, "write what this end sends before it is sent, as reading a file would")
 	fs.StringVar(&b.profile, "cpuprofile", "", "write a CPU profile to `FILE`, for go tool pprof")
 	return fs
 }
@@ -69,15 +72,23 @@ func (b *benchFlags) udp() udp.Config {
 	return udp.Config{GSO: b.gso.Mode, GRO: b.gro.Mode, Zerocopy: b.zero.Mode}
 }
 
-// start starts the profile, if one is wanted.
-func (b *benchFlags) start() (stop func() error, err error) {
-	if b.profile == "" {
-		return func() error { return nil }, nil
+// start starts the profile, if one is wanted. From then on the process has as many
+// processors as serve and connect would have under such a load.
+func (b *benchFlags) start(ctx context.Context) (stop func() error, err error) {
+	stopProfile := func() error { return nil }
+	if b.profile != "" {
+		if stopProfile, err = profileTo(b.profile); err != nil {
+			return nil, fmt.Errorf("bench: --cpuprofile: %w", err)
+		}
 	}
-	if stop, err = profileTo(b.profile); err != nil {
-		return nil, fmt.Errorf("bench: --cpuprofile: %w", err)
-	}
-	return stop, nil
+	fit, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() { procs.Fit(fit, procs.Source{Work: udp.Work}) })
+	return func() error {
+		cancel()
+		wg.Wait()
+		return stopProfile()
+	}, nil
 }
 
 func runBenchServer(ctx context.Context, io stdio, args []string) (err error) {
@@ -97,14 +108,14 @@ func runBenchServer(ctx context.Context, io stdio, args []string) (err error) {
 	if err != nil {
 		return usagef("bench server: --listen: %w", err)
 	}
-	stop, err := b.start()
+	stop, err := b.start(ctx)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, stop()) }()
 	var mu sync.Mutex
 	s := perf.Server{
-		Listen: addr, UDPPayload: int(b.payload), UDP: b.udp(), Congestion: b.cc.Congestion,
+		Listen: addr, UDPPayload: int(b.payload), UDP: b.udp(), Congestion: b.cc.Congestion, Fill: b.fill,
 		Ready: func(a netip.AddrPort) { fmt.Fprintf(io.err, "listening on %s\n", a) },
 		Report: func(r *perf.Result) {
 			mu.Lock()
@@ -147,7 +158,7 @@ func runBenchClient(ctx context.Context, io stdio, args []string) (err error) {
 	if cl.Connect, err = benchAddr(*connect); err != nil {
 		return usagef("bench client: --connect: %w", err)
 	}
-	cl.UDPPayload, cl.UDP, cl.Congestion = int(b.payload), b.udp(), b.cc.Congestion
+	cl.UDPPayload, cl.UDP, cl.Congestion, cl.Fill = int(b.payload), b.udp(), b.cc.Congestion, b.fill
 	cl.Request, cl.Response = int(request), int(response)
 	cl.For = time.Duration(*seconds * float64(time.Second))
 	cl.Hold = func(r *perf.Result) {
@@ -161,7 +172,7 @@ func runBenchClient(ctx context.Context, io stdio, args []string) (err error) {
 }
 
 func (b *benchFlags) measure(ctx context.Context, io stdio, cl *perf.Client) (err error) {
-	stop, err := b.start()
+	stop, err := b.start(ctx)
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/quic-fsgw/quic-fsgw/gateway/client"
 	"github.com/quic-fsgw/quic-fsgw/internal/procs"
 	"github.com/quic-fsgw/quic-fsgw/internal/tcpio"
+	"github.com/quic-fsgw/quic-fsgw/quic/udp"
 )
 
 var connectCommand = command{
@@ -58,7 +59,7 @@ func runConnect(ctx context.Context, io stdio, args []string) error {
 		return fmt.Errorf("connect: %w", err)
 	}
 	fmt.Fprintf(io.err, "%s carries to %s\n", l.Addr(), u)
-	go procs.Fit(ctx)
+	go procs.Fit(ctx, procs.Source{Work: udp.Work})
 	f := &client.Forwarder{Dialer: d, URL: u, Logger: log}
 	return f.Serve(ctx, l)
 }

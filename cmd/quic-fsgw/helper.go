@@ -32,6 +32,6 @@ func runHelper(ctx context.Context, args []string) error {
 	}
 	fit, stop := context.WithCancel(ctx)
 	defer stop()
-	go procs.Fit(fit) // messages between two processes are what procs is for
+	go procs.Fit(fit, procs.Source{}) // messages between two processes are what procs is for
 	return tlshd.RunHelper(ctx, newLogger(&config.Log{Level: level, Format: "auto"}, os.Stderr))
 }

@@ -33,6 +33,7 @@ const (
 	fileAdminHTTP   = "admin.http"
 	fileAccessLog   = "log.access"
 	fileAuditLog    = "log.audit"
+	fileStat        = "/proc/stat" // see procs.Source
 )
 
 // openFile is a descriptor for the packet process.
@@ -101,18 +102,22 @@ func (s *Supervisor) openFiles() ([]openFile, error) {
 		}
 		f, err := os.OpenFile(string(l.target), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
 		if err != nil {
-			closeLogs(out)
+			closeOpened(out)
 			return nil, fmt.Errorf("%s: %w", l.name, err)
 		}
 		out = append(out, openFile{l.name, f})
 	}
+	if f, err := os.Open(fileStat); err == nil { // it does without where there is none
+		out = append(out, openFile{fileStat, f})
+	}
 	return out, nil
 }
 
-// closeLogs closes what the packet process has its own descriptors of by now.
-func closeLogs(files []openFile) {
+// closeOpened closes what openFiles has opened, and the packet process has its own
+// descriptors of by now.
+func closeOpened(files []openFile) {
 	for _, x := range files {
-		if x.name == fileAccessLog || x.name == fileAuditLog {
+		if x.name != fileAdminHTTP && x.name != fileAdminSocket {
 			_ = x.f.Close()
 		}
 	}

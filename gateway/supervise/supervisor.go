@@ -265,7 +265,7 @@ func (s *Supervisor) startWorker() (*worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer closeLogs(extra)
+	defer closeOpened(extra)
 	ch, theirs, err := newPair()
 	if err != nil {
 		return nil, err

@@ -152,7 +152,7 @@ func (w *packetProcess) run(ctx context.Context, cfg *config.Config, reg *admin.
 		return err
 	}
 	defer stopAdmin()
-	go procs.Fit(ctx)
+	go procs.Fit(ctx, procs.Source{Stat: files[fileStat], Work: udp.Work})
 	go headroom.Fit(ctx)
 	go func() { cancel(w.receiveLoop(ctx)) }()
 	go w.recheckLoop(ctx)

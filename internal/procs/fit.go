@@ -4,8 +4,15 @@
 // processors than work, the Go scheduler wakes a thread for each piece, to look
 // for more on another core, and puts it to sleep again. On a machine whose
 // cores are also wanted by the programs at both ends, that costs more than the
-// work: with two cores and one SMB session, a fifth of the CPU time and of the
-// rate of small operations. So GOMAXPROCS follows the load.
+// work: with two cores, a tenth of the CPU time of a bulk transfer that sends and
+// a fifth of one that receives, and half of the rate of small operations. So
+// GOMAXPROCS follows the load:
+//
+//  1. While the machine has an idle processor, who is busy gets more at once.
+//  2. Where all are in use, more of them for this process are tried for a moment,
+//     and kept if it gets more done with them.
+//  3. Likewise fewer, where there are more.
+//  4. Who has become less busy gives back what he has for too much.
 package procs
 
 import (
@@ -15,63 +22,76 @@ import (
 	"time"
 )
 
-// How the load is looked at.
-const (
-	period = 200 * time.Millisecond
-	// Above grow of the processors in use, their number doubles at once; it falls
-	// by one when the load would be below shrink of the rest for calm periods.
-	grow   = 0.80
-	shrink = 0.60
-	calm   = 5
-)
+// period is how often the load is looked at.
+const period = 200 * time.Millisecond
 
-// A fitter is the decision, without a clock or a process.
-type fitter struct {
-	limit int // processors there are
-	n     int // in use
-	quiet int // periods of little load, in a row
-}
-
-// next returns how many processors to use after a period in which so many were
-// busy, on average.
-func (f *fitter) next(busy float64) int {
-	switch {
-	case busy > grow*float64(f.n):
-		f.n, f.quiet = min(2*f.n, f.limit), 0
-	case f.n > 1 && busy < shrink*float64(f.n-1):
-		if f.quiet++; f.quiet >= calm {
-			f.n, f.quiet = f.n-1, 0
-		}
-	default:
-		f.quiet = 0
-	}
-	return f.n
+// A Source is where Fit finds out about the load.
+type Source struct {
+	// Stat is /proc/stat, for a process that may not open it. Fit does not close it.
+	Stat *os.File
+	// Work grows with what the process gets done, in whatever unit. Without it nobody
+	// knows whether more processors help, and they are taken to.
+	Work func() uint64
 }
 
 // Fit adapts GOMAXPROCS until ctx ends and then sets it back. It leaves it
 // alone where the environment sets it, and where the system does not tell
 // what a process uses.
-func Fit(ctx context.Context) {
+func Fit(ctx context.Context, src Source) {
 	f := fitter{limit: runtime.GOMAXPROCS(0), n: 1}
-	last, ok := used()
+	_, ok := used()
 	if f.limit == 1 || !ok || os.Getenv("GOMAXPROCS") != "" {
 		return
+	}
+	if src.Stat == nil {
+		if stat, err := os.Open(statFile); err == nil {
+			src.Stat = stat
+			defer stat.Close()
+		}
 	}
 	defer runtime.GOMAXPROCS(f.limit)
 	runtime.GOMAXPROCS(f.n)
 	tick := time.NewTicker(period)
 	defer tick.Stop()
-	for at := time.Now(); ; {
+	for before := src.look(); ; {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
-		now := time.Now()
-		cpu, _ := used()
-		if before := f.n; f.next((cpu-last).Seconds()/now.Sub(at).Seconds()) != before {
+		now := src.look()
+		if n := f.n; f.next(before.until(now)) != n {
 			runtime.GOMAXPROCS(f.n)
 		}
-		at, last = now, cpu
+		before = now
 	}
+}
+
+// A reading is what is read at one time.
+type reading struct {
+	at   time.Time
+	used time.Duration // CPU time of this process
+	work uint64
+	idle float64 // processor seconds that nobody of the machine wanted
+	some bool    // idle is known
+}
+
+func (s *Source) look() reading {
+	r := reading{at: time.Now()}
+	r.used, _ = used()
+	r.idle, r.some = idleTime(s.Stat, runtime.NumCPU())
+	if s.Work != nil {
+		r.work = s.Work()
+	}
+	return r
+}
+
+// until is what happened between two readings.
+func (r reading) until(now reading) load {
+	seconds := now.at.Sub(r.at).Seconds()
+	l := load{busy: (now.used - r.used).Seconds() / seconds, idle: enough, rate: float64(now.work-r.work) / seconds}
+	if r.some && now.some {
+		l.idle = (now.idle - r.idle) / seconds
+	}
+	return l
 }

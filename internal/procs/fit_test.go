@@ -9,29 +9,6 @@ import (
 	"time"
 )
 
-func TestFitter(t *testing.T) {
-	f := fitter{limit: 6, n: 1}
-	steps := []struct {
-		busy  float64
-		times int
-		want  int
-	}{
-		{0, 10, 1}, {0.79, 10, 1}, {0.9, 1, 2}, {1.5, 10, 2}, // two, and not yet more
-		{1.7, 1, 4}, {4, 1, 6}, {6, 10, 6}, // up at once, to the limit
-		{3.5, 20, 6},                          // in between
-		{2.9, 4, 6}, {3.5, 1, 6}, {2.9, 4, 6}, // not calm for long enough
-		{2.9, 1, 5}, {0.1, 5, 4}, {0.1, 15, 1}, {0.1, 20, 1}, // one by one
-	}
-	for i, s := range steps {
-		for range s.times {
-			f.next(s.busy)
-		}
-		if f.n != s.want {
-			t.Fatalf("step %d: %d processors, want %d", i, f.n, s.want)
-		}
-	}
-}
-
 // TestFit runs it on this process: from one processor to all under load, and
 // back to what it found at the end.
 func TestFit(t *testing.T) {
@@ -49,7 +26,7 @@ func TestFit(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		Fit(ctx)
+		Fit(ctx, Source{})
 	}()
 	await(t, 1)
 	load, stop := context.WithCancel(ctx)
@@ -88,7 +65,7 @@ func await(t *testing.T, n int) {
 func TestEnvironment(t *testing.T) {
 	t.Setenv("GOMAXPROCS", "2")
 	before := runtime.GOMAXPROCS(0)
-	Fit(t.Context()) // returns at once
+	Fit(t.Context(), Source{}) // returns at once
 	if n := runtime.GOMAXPROCS(0); n != before {
 		t.Errorf("%d processors, %d before", n, before)
 	}

@@ -198,3 +198,24 @@ type Stats struct {
 	ZerocopyCopied    atomic.Uint64 // of which the kernel copied after all
 	ZerocopyAbandoned atomic.Uint64 // of which were not complete long after the socket was closed
 }
+
+// work is what Work returns.
+var work atomic.Uint64
+
+// Work grows with what all sockets of this process have sent and received: by its
+// bytes, and by 1024 for each datagram. It serves to compare rates.
+func Work() uint64 { return work.Load() }
+
+func (s *Stats) sent(datagrams, bytes int) {
+	s.SendCalls.Add(1)
+	s.SendDatagrams.Add(uint64(datagrams))
+	s.SendBytes.Add(uint64(bytes))
+	work.Add(uint64(bytes) + 1024*uint64(datagrams))
+}
+
+func (s *Stats) received(datagrams, bytes int) {
+	s.RecvCalls.Add(1)
+	s.RecvDatagrams.Add(uint64(datagrams))
+	s.RecvBytes.Add(uint64(bytes))
+	work.Add(uint64(bytes) + 1024*uint64(datagrams))
+}

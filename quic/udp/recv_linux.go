@@ -196,9 +196,7 @@ func (r *receiver) fill(m *RecvMsg) error {
 	m.Local, m.IfIndex, m.ECN = netip.Addr{}, 0, 0
 	r.control(m)
 	m.Remote = r.remote()
-	s.stats.RecvCalls.Add(1)
-	s.stats.RecvDatagrams.Add(uint64(segments(m.N, m.SegmentSize)))
-	s.stats.RecvBytes.Add(uint64(m.N))
+	s.stats.received(segments(m.N, m.SegmentSize), m.N)
 	return nil
 }
 

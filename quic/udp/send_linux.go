@@ -195,10 +195,7 @@ func (w *sender) send(data []byte, size int) (unix.Errno, error) {
 		return 0, fmt.Errorf("udp: send on %s: %w", w.sock.local, err)
 	}
 	if w.errno == 0 {
-		st := &w.sock.stats
-		st.SendCalls.Add(1)
-		st.SendDatagrams.Add(uint64(segments(len(data), size)))
-		st.SendBytes.Add(uint64(len(data)))
+		w.sock.stats.sent(segments(len(data), size), len(data))
 	}
 	return w.errno, nil
 }

@@ -113,16 +113,15 @@ func (s *Socket) Recv(m *RecvMsg) error {
 			continue
 		}
 		quiet = 0
-		s.stats.RecvCalls.Add(1)
 		if n == 0 {
+			s.stats.RecvCalls.Add(1)
 			s.stats.EmptyDatagrams.Add(1)
 			continue
 		}
 		m.N, m.SegmentSize = n, n
 		m.Remote = netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port())
 		m.Local, m.IfIndex, m.ECN = netip.Addr{}, 0, 0
-		s.stats.RecvDatagrams.Add(1)
-		s.stats.RecvBytes.Add(uint64(n))
+		s.stats.received(1, n)
 		return nil
 	}
 }
@@ -147,9 +146,7 @@ func (s *Socket) Send(m *SendMsg) error {
 		if _, _, err := s.conn.WriteMsgUDPAddrPort(one, nil, m.Remote); err != nil {
 			return s.sendError(m, err)
 		}
-		s.stats.SendCalls.Add(1)
-		s.stats.SendDatagrams.Add(1)
-		s.stats.SendBytes.Add(uint64(len(one)))
+		s.stats.sent(1, len(one))
 		m.Sent += len(one)
 	}
 	return nil
