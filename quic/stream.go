@@ -248,11 +248,16 @@ func (s *Stream) waitWrite() {
 	}
 }
 
-// room returns how many bytes may be written now. Only what is not yet sent
-// counts: what is in flight is limited by the congestion window.
+// room returns how many bytes may be written now. Of what is not yet sent there is
+// a limit for each stream; what is in flight is limited by the congestion window,
+// and all of it by memory.
 func (s *Stream) room() int {
 	b := &s.snd.buf
-	return max(0, maxUnsent-int(b.end-b.next))
+	n := maxUnsent - int(b.end-b.next)
+	if n <= 0 {
+		return 0
+	}
+	return s.conn.sendRoom(s, n)
 }
 
 // writeErr tells why writing is over, or nil. Called with the lock held.

@@ -62,6 +62,7 @@ func (c *Conn) initiator(local bool) uint64 {
 
 func (c *Conn) newStream(id uint64) *Stream {
 	s := &Stream{conn: c, id: id}
+	s.snd.buf.mem = &c.sendMem
 	local, bidi := s.local(), s.bidi()
 	s.rcv.exists = bidi || !local
 	s.snd.exists = bidi || local
@@ -406,10 +407,11 @@ func (c *Conn) memoryAllows(n int, inOrder bool) bool {
 	if inOrder {
 		held -= c.acct.late
 	}
-	return held+n <= smallHold || c.ep.held.Load()+int64(n) <= c.ep.memory
+	return held+n <= smallHold || c.ep.held.Load()+c.ep.sending.Load()+int64(n) <= c.ep.memory
 }
 
-// smallHold is what a connection may hold when memory is short.
+// smallHold is what a connection may hold when memory is short, of what it received
+// and of what it sends each.
 const smallHold = 64 << 10
 
 // RFC 9000, Section 4.5: "The receiver MUST use the final size of the stream to
