@@ -181,7 +181,7 @@ func (c *Conn) sendApp() {
 			b.release()
 			return
 		}
-		c.streams.rotate()
+		c.endTurn()
 		if taken := c.sendBatch(b, more); !taken || !more {
 			return
 		}

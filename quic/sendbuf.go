@@ -23,7 +23,7 @@ type chunk struct {
 	b       []byte // chunkHeadroom, then the payload's whole capacity; nil: thinned out
 	off     uint64
 	n       int
-	filling bool // ReadFrom is reading into the free end, outside the lock
+	filling bool // ReadFrom is reading into the free end, outside the lock; off is right only if there are bytes before it
 	sealing bool // a batch that was given to a sealer is sealed from it
 }
 
@@ -97,19 +97,21 @@ func (b *sendBuf) tail(want int) *chunk {
 	return c
 }
 
-// roomy returns a chunk with room for a large read.
+// roomy returns a chunk with room for a large read that nobody reads into yet.
 func (b *sendBuf) roomy() *chunk {
-	if n := len(b.chunks); n > 0 && len(b.chunks[n-1].room()) >= bigChunkSize/4 {
-		return b.chunks[n-1]
+	if n := len(b.chunks); n > 0 {
+		if c := b.chunks[n-1]; !c.filling && len(c.room()) >= bigChunkSize/4 {
+			return c
+		}
 	}
 	c := newChunk(true)
 	b.add(c)
 	return c
 }
 
-// dropEmptyTail gives back a chunk that nothing was put into.
-func (b *sendBuf) dropEmptyTail() {
-	if n := len(b.chunks); n > 0 && b.chunks[n-1].n == 0 {
+// dropEmptyTails gives back chunks that nothing was put into.
+func (b *sendBuf) dropEmptyTails() {
+	for n := len(b.chunks); n > 0 && b.chunks[n-1].n == 0; n-- {
 		b.charge(-len(b.chunks[n-1].b))
 		b.chunks[n-1].free()
 		b.chunks = b.chunks[:n-1]

@@ -122,7 +122,7 @@ func TestSendBufDiscardWhileFilling(t *testing.T) {
 	k.filling = true
 	b.discard()
 	copy(k.room(), "late") // the reader still owns the chunk
-	b.dropEmptyTail()
+	b.dropEmptyTails()
 	if len(b.chunks) != 0 {
 		t.Error("chunks are left")
 	}

@@ -77,6 +77,8 @@ type sendHalf struct {
 	blocked     bool // STREAM_DATA_BLOCKED is due
 	blockedAt   uint64
 	waiter      bool // a writer (for half of maxUnsent) or Flush waits at wgate
+	inLine      bool // in conn.streams.line
+	called      bool // was the first there, and may fill the buffer
 }
 
 func (s *Stream) bidi() bool  { return s.id&streamUniBit == 0 }
@@ -366,6 +368,7 @@ func (s *Stream) resetSend(code uint64) {
 	w.reset, w.resetCode, w.needReset, w.blocked = true, code, true, false
 	w.buf.end = w.buf.next // the final size: what was sent at least once
 	w.buf.discard()
+	s.conn.unqueue(s)
 	s.conn.emitStream(s, SendResetSent)
 	s.wgate.open()
 	s.conn.queueCtrl(s)

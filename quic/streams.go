@@ -30,6 +30,7 @@ type streamTable struct {
 	sendQueue []*Stream // streams with data to send, in turn
 	waiting   []*Stream // streams that the connection's limit holds up
 	ctrlQueue []*Stream // streams with control frames to send
+	line      []*Stream // streams whose sources wait to fill them
 }
 
 func (t *streamTable) closed() {
@@ -38,7 +39,7 @@ func (t *streamTable) closed() {
 		t.opening[i].open()
 		t.incoming[i] = nil
 	}
-	t.all, t.sendQueue, t.waiting, t.ctrlQueue = nil, nil, nil, nil
+	t.all, t.sendQueue, t.waiting, t.ctrlQueue, t.line = nil, nil, nil, nil, nil
 }
 
 // openAccept lets go on who waits for streams of a kind.
@@ -480,7 +481,9 @@ func (c *Conn) onMaxStreamData(id, v uint64) error {
 		if c.eventMask&EventMaxData != 0 {
 			c.emit(Event{Kind: EventMaxData, StreamID: id, Max: v})
 		}
-		c.queueSend(s)
+		if _, _, some := c.nextSpan(s); some {
+			c.queueSend(s)
+		}
 	}
 	return nil
 }
