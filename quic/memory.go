@@ -28,7 +28,7 @@ const (
 type sendMemory struct {
 	held    int
 	charged int64 // of held, told to the endpoint
-	short   bool  // a writer got less than it would have without a limit
+	short   bool  // there may be a starved stream
 }
 
 // charge counts n bytes of chunks, taken or given back.
@@ -39,22 +39,20 @@ func (b *sendBuf) charge(n int) {
 }
 
 // sendRoom is how many of n bytes memory allows a stream to take. What holds
-// little may always go on: it will be acknowledged, and then hold nothing.
+// little may always go on: it will be acknowledged, and then hold nothing. A stream
+// whose turn it is to be filled may, too, or others would wait behind it (line.go).
 func (c *Conn) sendRoom(s *Stream, n int) int {
 	m := &c.sendMem
 	sending := c.ep.sending.Load()
 	free := min(int64(maxSendHeld-m.held), c.ep.memory/2-sending, c.ep.memory-sending-c.ep.held.Load())
-	if int64(n) <= free {
-		return n
-	}
-	m.short = true
-	if m.held < smallHold || m.held < smallStreams && len(s.snd.buf.chunks) == 0 {
+	if int64(n) > free && (m.held < smallHold || m.held < smallStreams && (len(s.snd.buf.chunks) == 0 || s.snd.called)) {
 		free = max(free, smallChunkSize)
 	}
 	return int(min(int64(n), max(free, 0)))
 }
 
-// chargeSent tells the endpoint what this connection holds to be sent.
+// chargeSent tells the endpoint what this connection holds to be sent, and wakes
+// writers that had less room than they would have had without a limit.
 func (c *Conn) chargeSent() {
 	m := &c.sendMem
 	if d := int64(m.held) - m.charged; d != 0 {
@@ -64,10 +62,15 @@ func (c *Conn) chargeSent() {
 	if !m.short {
 		return
 	}
-	m.short = false // room says so again
+	m.short = false
 	for _, s := range c.streams.all {
-		if s.snd.waiter && !s.snd.fin && s.room() > 0 {
-			s.snd.waiter = false
+		w := &s.snd
+		switch {
+		case !w.starved || w.fin:
+		case !w.waiter || w.inLine || c.sendRoom(s, 1) == 0: // who stands in line will be called
+			m.short = true
+		default:
+			w.starved, w.waiter = false, false // once: who finds too little says so again
 			c.wakeWriter(s)
 		}
 	}

@@ -57,6 +57,7 @@ func TestHostileReadsNothing(t *testing.T) {
 	defer cancel()
 	before := udp.Outstanding()
 	scfg, ccfg := serverConfig(), clientConfig()
+	scfg.HandshakeTimeout, ccfg.HandshakeTimeout = time.Minute, time.Minute
 	se, ce := newLoopback(t, scfg, WithMemory(memory)), newLoopback(t, nil)
 	dial := func() (client, server *Conn) {
 		c, err := ce.Dial(ctx, se.LocalAddr(), ccfg)
@@ -220,6 +221,37 @@ func TestSendMemoryOfConnection(t *testing.T) {
 			}
 		default:
 			t.Error("the writer was not woken")
+		}
+	})
+}
+
+// Who waits for acknowledgements of what was written is not woken again and again
+// because memory is short.
+func TestFlushWhileMemoryIsShort(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		tc := newTestServer(t, nil, WithMemory(1)).establish()
+		tc.send(wire.Packet1RTT, wire.AppendMaxData(nil, 1<<40))
+		tc.settle()
+		s := tc.openStream()
+		n, err := s.Write(make([]byte, 3000)) // more than memory allows, less than each may have
+		if err != nil {
+			t.Fatal(n, err)
+		}
+		done := make(chan error, 1)
+		go func() { done <- s.Flush(t.Context()) }()
+		tc.settle() // returns only if nobody is running
+		for range 20 {
+			tc.wait(100 * time.Millisecond)
+			tc.frames()
+			tc.ack(wire.Packet1RTT)
+		}
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Error(err)
+			}
+		default:
+			t.Error("Flush waits on, with everything acknowledged")
 		}
 	})
 }

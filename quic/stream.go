@@ -76,6 +76,7 @@ type sendHalf struct {
 	stopped     bool
 	blocked     bool // STREAM_DATA_BLOCKED is due
 	blockedAt   uint64
+	starved     bool // memory gave a writer less room than it would have had
 	waiter      bool // a writer (for half of maxUnsent) or Flush waits at wgate
 	inLine      bool // in conn.streams.line
 	called      bool // was the first there, and may fill the buffer
@@ -257,7 +258,11 @@ func (s *Stream) room() int {
 	if n <= 0 {
 		return 0
 	}
-	return s.conn.sendRoom(s, n)
+	room := s.conn.sendRoom(s, n)
+	if s.snd.starved = room < n; s.snd.starved {
+		s.conn.sendMem.short = true
+	}
+	return room
 }
 
 // writeErr tells why writing is over, or nil. Called with the lock held.
