@@ -103,7 +103,7 @@ func (c *Conn) ackStream(s *Stream, sp span, fin bool) {
 	if fin {
 		w.finAckSeen, w.finLost = true, false
 	}
-	if w.waiter && w.buf.start == w.buf.end {
+	if w.waiter && !w.inLine && w.buf.start == w.buf.end {
 		c.wakeWriter(s)
 	}
 	if w.finAckSeen && w.buf.start == w.buf.end && !w.finAcked {

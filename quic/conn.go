@@ -102,6 +102,7 @@ type connGuarded struct {
 
 	*ackWork // nil while the connection rests: call needAckWork before use
 	acct     accounts
+	sendMem  sendMemory
 	flow     connFlow
 	streams  streamTable
 	dg       *datagrams // nil: none were sent or received
@@ -226,6 +227,7 @@ func (c *Conn) now() time.Time { return c.clock }
 func (c *Conn) drain() {
 	for c.inbox.some.Load() {
 		w := c.inbox.take()
+		c.acct.copied += w.copied
 		for i := range w.batches {
 			c.processBatch(&w.batches[i])
 			w.batches[i].buf.Release()

@@ -232,6 +232,7 @@ func (c *Conn) onMaxData(v uint64) {
 			c.queueSend(s)
 		}
 		c.streams.waiting = nil
+		c.callNext(0) // some of them may be gone
 		c.dirty = true
 	}
 }

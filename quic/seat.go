@@ -30,7 +30,9 @@ import (
 // 10 milliseconds. So one processor always remains for everybody else, and a
 // connection's seat goes only to one who answers himself what he has read: in a
 // relay others answer meanwhile, need that processor, and would wait for the
-// monitor with each message.
+// monitor with each message. Where there is but one processor its guests share it:
+// they look for what arrives with the others running between looks, and wait in
+// the poller.
 
 const (
 	// seatPatience is how long a seat may be empty: nobody reads the socket then.
@@ -54,7 +56,7 @@ const (
 
 // directConn is what a PacketConn needs so that its seat can be lent: see *udp.Socket.
 type directConn interface {
-	RecvDirect(*udp.RecvMsg) error
+	RecvDirect(m *udp.RecvMsg, share bool) error
 	Interrupt()
 }
 
@@ -134,7 +136,8 @@ func (st *seat) step(e *Endpoint, c *Conn) bool {
 		return true
 	}
 	st.msg.Buf = st.buf.Bytes()
-	err := st.direct.RecvDirect(&st.msg)
+	share := lentSeats.Load() >= int32(runtime.GOMAXPROCS(0))
+	err := st.direct.RecvDirect(&st.msg, share)
 	st.waiting.Store(false)
 	if errors.Is(err, udp.ErrInterrupted) {
 		return true
@@ -169,7 +172,8 @@ func (st *seat) mayLend() bool {
 		st.skip--
 		return false
 	}
-	if lentSeats.Add(1) < int32(runtime.GOMAXPROCS(0)) {
+	procs := int32(runtime.GOMAXPROCS(0))
+	if lentSeats.Add(1) < procs || procs == 1 {
 		return true
 	}
 	lentSeats.Add(-1)

@@ -3,6 +3,7 @@ package quic
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/netip"
 	"os"
@@ -46,10 +47,21 @@ func echo(t *testing.T, c *Conn) {
 	}()
 }
 
-func newGuest(t *testing.T) *aGuest {
+// guestProcs is with how many processors guests are tried: with four both ends have
+// one that keeps a processor, with one both have one that shares it.
+var guestProcs = []int{4, 1}
+
+// withGuests runs f for each number of processors.
+func withGuests(t *testing.T, f func(*testing.T, *aGuest)) {
+	for _, n := range guestProcs {
+		t.Run(fmt.Sprintf("%d processors", n), func(t *testing.T) { f(t, newGuest(t, n)) })
+	}
+}
+
+func newGuest(t *testing.T, procs int) *aGuest {
 	t.Helper()
-	procs := runtime.GOMAXPROCS(4) // both ends may have a guest
-	t.Cleanup(func() { runtime.GOMAXPROCS(procs) })
+	before := runtime.GOMAXPROCS(procs)
+	t.Cleanup(func() { runtime.GOMAXPROCS(before) })
 	g := &aGuest{read: make(chan error, 1)}
 	g.conn, g.server = connect(t, serverConfig(), clientConfig())
 	seat := g.conn.shard().seat.Load()
@@ -139,17 +151,19 @@ func TestGuestLeaves(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			g := newGuest(t)
-			tt.do(g)
-			g.ends(t, tt.how)
+			withGuests(t, func(t *testing.T, g *aGuest) {
+				tt.do(g)
+				g.ends(t, tt.how)
+			})
 		})
 	}
 }
 
 // TestGuestReadsForOthers: who reads in place hands out what is for others, a
 // second connection's handshake among it, and the reader takes its seat back.
-func TestGuestReadsForOthers(t *testing.T) {
-	g := newGuest(t)
+func TestGuestReadsForOthers(t *testing.T) { withGuests(t, testGuestReadsForOthers) }
+
+func testGuestReadsForOthers(t *testing.T, g *aGuest) {
 	ctx := testContext(t)
 	remote := g.conn.RemoteAddrPort()
 	second, err := g.conn.ep.Dial(ctx, remote, clientConfig())
@@ -183,8 +197,9 @@ func TestGuestReadsForOthers(t *testing.T) {
 
 // TestGuestThatDoesNotAnswer: where somebody else answers what a guest has read,
 // the reader takes its seat back, and does not offer it again soon.
-func TestGuestThatDoesNotAnswer(t *testing.T) {
-	g := newGuest(t)
+func TestGuestThatDoesNotAnswer(t *testing.T) { withGuests(t, testGuestThatDoesNotAnswer) }
+
+func testGuestThatDoesNotAnswer(t *testing.T, g *aGuest) {
 	seat := g.conn.shard().seat.Load()
 	if _, err := g.stream.Write([]byte{1}); err != nil {
 		t.Fatal(err)
@@ -206,9 +221,16 @@ func TestGuestThatDoesNotAnswer(t *testing.T) {
 	}
 }
 
-// TestSeatsLent: one processor at least is left to those who do not read in place.
+// TestSeatsLent: one processor at least is left to those who do not read in place,
+// unless there is but one, which is shared.
 func TestSeatsLent(t *testing.T) {
-	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(3))
+	for procs, want := range map[int]int{3: 2, 1: 5} {
+		seatsLent(t, procs, want)
+	}
+}
+
+func seatsLent(t *testing.T, procs, want int) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(procs))
 	for end := time.Now().Add(20 * time.Second); lentSeats.Load() != 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("%d seats are still lent by endpoints of other tests", lentSeats.Load())
@@ -227,8 +249,8 @@ func TestSeatsLent(t *testing.T) {
 		}
 	}
 	defer lentSeats.Add(-int32(lent))
-	if lent != 2 {
-		t.Errorf("%d of 3 processors are lent", lent)
+	if lent != want {
+		t.Errorf("with %d processors %d seats are lent, want %d", procs, lent, want)
 	}
 }
 
@@ -244,8 +266,9 @@ func socketOf(t *testing.T) *udp.Socket {
 
 // TestGuestAcknowledges: what arrives while somebody reads in place is
 // acknowledged, although it is no part of the turns and nobody else reads.
-func TestGuestAcknowledges(t *testing.T) {
-	g := newGuest(t)
+func TestGuestAcknowledges(t *testing.T) { withGuests(t, testGuestAcknowledges) }
+
+func testGuestAcknowledges(t *testing.T, g *aGuest) {
 	s, err := g.server.OpenUniStream(testContext(t))
 	if err != nil {
 		t.Fatal(err)

@@ -83,13 +83,16 @@ func (s *Stream) readFrom(r io.Reader, closing bool) (int64, error) {
 // awaitRoom waits until a chunk may be written.
 func (s *Stream) awaitRoom() error {
 	for {
-		if s.wdeadline.passed() {
-			return errDeadline
-		}
 		c := s.conn
 		c.lock()
 		err := s.writeErr()
-		ok := s.room() > 0
+		if err == nil && s.wdeadline.passed() {
+			err = errDeadline
+		}
+		if err != nil {
+			c.leaveLine(s)
+		}
+		ok := err == nil && s.room() > 0 && c.mayFill(s)
 		s.snd.waiter = err == nil && !ok
 		c.unlockQuiet()
 		if err != nil || ok {

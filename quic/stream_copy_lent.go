@@ -61,7 +61,11 @@ func (l *lender) lend() [][]byte {
 	}
 	b := &s.snd.buf
 	per := c.batchPayload(s.id, b.end)
-	for want := max(1, min(l.want, maxLent*s.room()/maxUnsent)); l.lent < want; l.lent++ {
+	want := max(1, min(l.want, maxLent*s.room()/maxUnsent))
+	if len(c.streams.line) > 0 {
+		want = 1 // others want to be read, too
+	}
+	for ; l.lent < want; l.lent++ {
 		k := b.roomy()
 		k.filling = true
 		room := k.room()

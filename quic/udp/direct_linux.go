@@ -8,7 +8,6 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -17,14 +16,18 @@ import (
 // direct is receiving without the runtime's poller: the thread waits in the
 // kernel for this one socket. For an exchange of small messages that saves the
 // system calls of the poller and the switches between goroutines, which cost
-// more than the message.
+// more than the message. Where that would keep the only processor there is for
+// goroutines, it looks for what arrives and lets others run between looks, and
+// waits in the poller when it has looked long enough.
 type direct struct {
 	mu     sync.Mutex
 	event  *os.File // an eventfd, written to interrupt the wait; opened when first used
 	closed bool
+	polls  bool // it waits, or is about to wait, in the poller
 
 	pending atomic.Bool // interrupted, and not yet told so
 	spin    spin
+	bell    bell
 
 	fds   [2]unix.PollFd
 	wait  func(fd uintptr) // made once
@@ -51,14 +54,33 @@ func (d *direct) open() error {
 }
 
 // interrupt ends the wait under way, or else the next one.
-func (d *direct) interrupt() {
+func (s *Socket) interrupt() {
+	d := &s.direct
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.event != nil {
-		d.pending.Store(true)
-		// It takes 2^64-1 of these; closed, there is nobody to interrupt.
-		_, _ = d.event.Write(binary.NativeEndian.AppendUint64(nil, 1))
+	if d.event == nil {
+		return
 	}
+	d.pending.Store(true)
+	if d.polls {
+		s.recv.watch.interrupt(true)
+		return
+	}
+	d.write()
+}
+
+// write makes the eventfd readable. Called with the lock held.
+func (d *direct) write() {
+	// It takes 2^64-1 of these; closed, there is nobody to interrupt.
+	_, _ = d.event.Write(binary.NativeEndian.AppendUint64(nil, 1))
+}
+
+// interrupted takes an interrupt that was written to the eventfd.
+func (d *direct) interrupted() error {
+	var n [8]byte
+	_, _ = d.event.Read(n[:]) // there is something to read
+	d.pending.Store(false)
+	return ErrInterrupted
 }
 
 // close frees the eventfd. Nobody may be waiting.
@@ -70,11 +92,14 @@ func (d *direct) close() {
 		_ = d.event.Close()
 		d.event = nil
 	}
+	d.bell.close()
 }
 
-// RecvDirect is Recv, but it waits in the kernel, with the thread it runs on,
-// and returns ErrInterrupted when Interrupt was called. It does not call Idle.
-func (s *Socket) RecvDirect(m *RecvMsg) error {
+// RecvDirect is Recv, but it returns ErrInterrupted when Interrupt was called. It
+// does not call Idle. It waits in the kernel with the thread it runs on, and so
+// keeps the processor that goroutines run on until the runtime's monitor takes it
+// away; with share it does not, and lets others run while it looks.
+func (s *Socket) RecvDirect(m *RecvMsg, share bool) error {
 	if len(m.Buf) < MinRecvBuffer {
 		return ErrShortBuffer
 	}
@@ -84,7 +109,13 @@ func (s *Socket) RecvDirect(m *RecvMsg) error {
 	if err := errors.Join(r.watch.open(), d.open()); err != nil {
 		return s.recvError(err)
 	}
-	if err := r.watch.ask(false); err != nil {
+	var err error
+	if share {
+		err = d.bell.open()
+	} else {
+		err = r.watch.ask(false)
+	}
+	if err != nil {
 		return s.recvError(err)
 	}
 	r.iov.Base = &m.Buf[0]
@@ -94,30 +125,22 @@ func (s *Socket) RecvDirect(m *RecvMsg) error {
 		if s.closed.Load() || s.drain.active.Load() {
 			return net.ErrClosed
 		}
-		if found, err := s.spin(); err != nil {
-			return s.recvError(err)
-		} else if found {
-			return r.fill(m)
-		}
-		if err := s.rc.Control(d.wait); err != nil {
-			return s.recvError(err)
-		}
-		if d.errno != 0 {
-			if d.errno != unix.EINTR {
-				return s.recvError(d.errno)
-			}
-			continue
-		}
-		if d.fds[1].Revents != 0 {
-			var n [8]byte
-			_, _ = d.event.Read(n[:]) // there is something to read
-			d.pending.Store(false)
-			return ErrInterrupted
-		}
-		if err := s.rc.Control(r.now); err != nil {
-			return s.recvError(err)
+		found, err := s.spin(share)
+		switch {
+		case err != nil:
+		case found && share:
+			err = r.counted()
+		case found:
+		case share:
+			err = s.pollDirect()
+		default:
+			err = s.waitDirect()
 		}
 		switch {
+		case err == ErrInterrupted:
+			return err
+		case err != nil:
+			return s.recvError(err)
 		case r.errno == 0 && r.n > 0:
 			return r.fill(m)
 		case r.errno == unix.EAGAIN && s.zc.held.Load() > 0:
@@ -128,62 +151,55 @@ func (s *Socket) RecvDirect(m *RecvMsg) error {
 	}
 }
 
-// A spin decides whether to look again and again for a moment before waiting in
-// the kernel. An answer often takes less time than to put a processor to sleep
-// and to wake it, which on a virtual machine costs 50 microseconds each time: the
-// kernel then takes one processor for the asking process and the other for the
-// answering one, each of which sleeps until the other has worked. Where answers
-// take longer, it is tried less and less often.
-type spin struct{ pause, skip int } // waits
-
-const (
-	// spinTime is how long to look. The processor is offered to others between looks.
-	spinTime = 100 * time.Microsecond
-	// maxSpinPause is how many waits pass between two attempts that were in vain.
-	maxSpinPause = 1<<10 - 1
-)
-
-func (p *spin) worth() bool {
-	if p.skip > 0 {
-		p.skip--
-		return false
-	}
-	return true
-}
-
-func (p *spin) ended(found bool) {
-	if found {
-		p.pause = 0
-		return
-	}
-	p.pause = min(2*p.pause+1, maxSpinPause)
-	p.skip = p.pause
-}
-
-// spin looks for a datagram for a moment, and reports whether it found one.
-func (s *Socket) spin() (found bool, err error) {
+// waitDirect waits in the kernel, and looks once.
+func (s *Socket) waitDirect() error {
 	r, d := &s.recv, &s.direct
-	if !d.spin.worth() {
-		return false, nil
+	if err := s.rc.Control(d.wait); err != nil {
+		return err
 	}
-	for end := time.Now().Add(spinTime); !found && time.Now().Before(end); {
-		if d.pending.Load() {
-			return false, nil
-		}
-		// Who is to answer may be waiting for this very processor.
-		_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
-		if err := s.rc.Control(r.now); err != nil {
-			return false, err
-		}
-		if r.errno != 0 && r.errno != unix.EAGAIN && !transient(r.errno) {
-			return false, r.errno
-		}
-		found = r.errno == 0 && r.n > 0
+	switch {
+	case d.errno == unix.EINTR:
+		r.errno, r.n = 0, 0 // as if nothing but an empty datagram had come
+		return nil
+	case d.errno != 0:
+		return d.errno
+	case d.fds[1].Revents != 0:
+		return d.interrupted()
 	}
-	d.spin.ended(found)
-	return found, nil
+	return s.rc.Control(r.now)
+}
+
+// pollDirect waits in the poller.
+func (s *Socket) pollDirect() error {
+	r, d := &s.recv, &s.direct
+	d.mu.Lock()
+	if d.pending.Load() {
+		defer d.mu.Unlock()
+		return d.interrupted()
+	}
+	d.polls = true
+	d.mu.Unlock()
+	err := r.wait()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.polls = false
+	late := errors.Is(err, os.ErrDeadlineExceeded)
+	if d.pending.Load() {
+		r.watch.interrupt(false)
+		if !late { // something came, too: the next call is interrupted
+			d.write()
+			return err
+		}
+		d.pending.Store(false)
+		return ErrInterrupted
+	}
+	if late { // the socket was replaced
+		r.errno, r.n = 0, 0
+		return nil
+	}
+	return err
 }
 
 // Interrupt makes the RecvDirect under way, or else the next one, return
 // ErrInterrupted.
-func (s *Socket) Interrupt() { s.direct.interrupt() }
+func (s *Socket) Interrupt() { s.interrupt() }

@@ -86,6 +86,11 @@ func (r *receiver) wait() error {
 	if r.fails != nil {
 		return r.fails
 	}
+	return r.counted()
+}
+
+// counted counts a receive.
+func (r *receiver) counted() error {
 	if r.run++; r.run == busyRun {
 		return r.watch.ask(false)
 	}

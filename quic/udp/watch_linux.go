@@ -6,6 +6,7 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -124,6 +125,20 @@ func (w *watch) expire() {
 	if w.file != nil {
 		_ = w.file.SetReadDeadline(longAgo) // it is open and pollable
 	}
+}
+
+// interrupt makes wait fail with os.ErrDeadlineExceeded until it is called with false.
+func (w *watch) interrupt(on bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.past || w.file == nil {
+		return
+	}
+	at := longAgo
+	if !on {
+		at = time.Time{}
+	}
+	_ = w.file.SetReadDeadline(at)
 }
 
 func (w *watch) close() {
