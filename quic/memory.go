@@ -66,8 +66,10 @@ func (c *Conn) chargeSent() {
 	for _, s := range c.streams.all {
 		w := &s.snd
 		switch {
-		case !w.starved || w.fin:
-		case !w.waiter || w.inLine || c.sendRoom(s, 1) == 0: // who stands in line will be called
+		case !w.starved:
+		case !w.waiter || w.fin:
+			w.starved = false // it got what it wanted
+		case w.inLine || c.sendRoom(s, 1) == 0: // who stands in line will be called
 			m.short = true
 		default:
 			w.starved, w.waiter = false, false // once: who finds too little says so again

@@ -15,8 +15,8 @@ type lentReader interface {
 	ReadLent(lend func() [][]byte, back func()) (n int, err error)
 }
 
-// maxLent is how many chunks are lent at once: as much as may be unsent.
-const maxLent = maxUnsent / bigChunkSize
+// maxLent is how many chunks are lent at once, while nothing waits to be sent.
+const maxLent = 2 * maxUnsent / bigChunkSize
 
 // A lender is the stream's side of that.
 type lender struct {
@@ -61,7 +61,7 @@ func (l *lender) lend() [][]byte {
 	}
 	b := &s.snd.buf
 	per := c.batchPayload(s.id, b.end)
-	want := max(1, min(l.want, s.room()/per))
+	want := max(1, min(l.want, maxLent*s.room()/maxUnsent))
 	if len(c.streams.line) > 0 {
 		want = 1 // others want to be read, too
 	}

@@ -16,8 +16,8 @@ import (
 	"net"
 )
 
-// maxCall is how many bytes one system call moves at most: some 60 microseconds.
-const maxCall = 256 << 10
+// maxCall is how many bytes one system call moves at most: some 100 microseconds.
+const maxCall = 512 << 10
 
 // Wrap returns a connection that reads and writes cheaply if c is TCP and the
 // system is one where that is known to work, and c itself otherwise.
