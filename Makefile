@@ -24,12 +24,12 @@ deps:
 
 # Packages under the race detector, one after the other: several work with time
 # limits and real servers. Then what the race detector would spoil: allocations,
-# and where the processor time goes. Then the program itself, end to end on real
+# memory, and where the processor time goes. Then the program itself, end to end on real
 # peers, foreign QUIC stacks, and what measures them (modules of their own).
 UNIT = $$($(GO) list ./... | grep -v /cmd/)
 test: deps build lint cross
 	{ CGO_ENABLED=1 $(GO) test -race -p 1 -json $(TESTFLAGS) $(UNIT) || echo; \
-	  $(GO) test -json $(TESTFLAGS) -run '^(TestSteadyState|TestCopyGuard)$$' ./quic || echo; \
+	  $(GO) test -json $(TESTFLAGS) -run '^(TestSteadyState|TestCopyGuard|TestIdleConnectionMemory|TestHostile66.*)$$' ./quic || echo; \
 	  $(GO) test -p 1 -json $(TESTFLAGS) ./cmd/... || echo; \
 	  $(GO) test -C interop -json $(TESTFLAGS) ./... || echo; \
 	  $(GO) test -C bench -json $(TESTFLAGS) ./... || echo; \
