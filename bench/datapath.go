@@ -53,7 +53,7 @@ func (r *runner) datapath(ctx context.Context, rep *report) error {
 	}
 	defer os.RemoveAll(dir)
 	prefix := filepath.Join(dir, "cpu")
-	if _, err := r.once(ctx, ours, &work{upload: pick(r.quick, uint64(gib), 8*gib), payload: 1400, profile: prefix}); err != nil {
+	if _, err := r.once(ctx, ours, &work{upload: pick(r.quick, uint64(gib), 8*gib), payload: 1400, fill: true, profile: prefix}); err != nil {
 		return err
 	}
 	tx, rx := senderHops(), receiverHops()

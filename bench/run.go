@@ -48,6 +48,8 @@ type work struct {
 	connections int
 	payload     int
 	gso         string    // "off", only for quic-fsgw
+	fill        bool      // write what is sent first, only for quic-fsgw
+	procs       int       // GOMAXPROCS of both ends; 0: as they do by themselves
 	profile     string    // prefix of profile names, only for quic-fsgw
 	congestion  string    // only for quic-fsgw and TLS over TCP; "": as it does by itself
 	away        *distance // nil: both ends are on the loopback interface
@@ -75,6 +77,9 @@ func (r *runner) command(ctx context.Context, peer, end, addr string, w *work) *
 		if w.gso != "" {
 			args = append(args, "--gso", w.gso)
 		}
+		if w.fill {
+			args = append(args, "--fill")
+		}
 		if w.congestion != "" {
 			args = append(args, "--congestion", w.congestion)
 		}
@@ -94,6 +99,9 @@ func (r *runner) command(ctx context.Context, peer, end, addr string, w *work) *
 		args = append(args, clientArgs(peer, w)...)
 	}
 	cmd := exec.CommandContext(ctx, program, args...)
+	if w.procs > 0 {
+		cmd.Env = append(os.Environ(), "GOMAXPROCS="+strconv.Itoa(w.procs))
+	}
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 5 * time.Second
 	return cmd

@@ -124,6 +124,7 @@ func pullTransport(reg *admin.Registry, g *Gateway) {
 	count("quicfsgw_retries_total", "Retry packets sent.", func(s *quic.Stats) float64 { return float64(s.Retries) })
 	count("quicfsgw_first_packets_seconds_total", "Time that the sockets' readers took for packets that begin connections.", func(s *quic.Stats) float64 { return s.InitialTime.Seconds() })
 	reg.PullGauge("quicfsgw_buffer_bytes", "Capacity of buffers that hold received data.", sum(func(s *quic.Stats) float64 { return float64(s.HeldBytes) }))
+	reg.PullGauge("quicfsgw_send_buffer_bytes", "Capacity of buffers that hold data until clients have acknowledged it.", sum(func(s *quic.Stats) float64 { return float64(s.SendHeldBytes) }))
 	reg.PullCounter("quicfsgw_handshakes_total", "Handshakes by outcome.", func(emit func(float64, ...string)) {
 		var ok, failed, refused int64
 		for _, e := range g.endpoints {

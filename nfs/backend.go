@@ -220,7 +220,7 @@ func (s *Service) dialPort(ctx context.Context, b *target, port uint16) (net.Con
 	if s.cfg.PrivilegedPort {
 		return dialPrivileged(ctx, address)
 	}
-	var d net.Dialer
+	var d tcpio.Dialer
 	return d.DialContext(ctx, "tcp", address)
 }
 

@@ -64,7 +64,7 @@ func (c *Conn) onAcked(p *recovery.SentPacket) {
 		}
 	}
 	for i := range int(p.NumRecords) {
-		r := p.At(i)
+		r := p.Ref(i)
 		if r.Kind == recStream && !r.Fin {
 			if c.acked.id != r.ID || c.acked.end != r.Off {
 				c.ackRun()
@@ -74,7 +74,7 @@ func (c *Conn) onAcked(p *recovery.SentPacket) {
 			continue
 		}
 		c.ackRun()
-		c.ackRecord(r)
+		c.ackRecord(*r)
 	}
 }
 
@@ -103,7 +103,7 @@ func (c *Conn) ackStream(s *Stream, sp span, fin bool) {
 	if fin {
 		w.finAckSeen, w.finLost = true, false
 	}
-	if w.waiter && w.buf.start == w.buf.end {
+	if w.waiter && !w.inLine && w.buf.start == w.buf.end {
 		c.wakeWriter(s)
 	}
 	if w.finAckSeen && w.buf.start == w.buf.end && !w.finAcked {

@@ -94,6 +94,42 @@ func TestCongestionControl(t *testing.T) {
 	}
 }
 
+// TestLANIsNotThrottled: on a LAN of 10 Gbit/s, and on one without a limit, neither
+// congestion control nor pacing holds a sender back, and what it sends leaves in whole
+// batches: pacing waits for a batch, not for a packet.
+func TestLANIsNotThrottled(t *testing.T) {
+	const rate = 1_250_000_000
+	for name, p := range map[string]simnet.Params{
+		"10 Gbit/s": {Delay: 50 * time.Microsecond, Rate: rate, Queue: 1 << 20},
+		"loopback":  {Delay: 5 * time.Microsecond},
+	} {
+		for _, cc := range []Congestion{CUBIC, NewReno, BBR} {
+			t.Run(fmt.Sprintf("%s/%v", name, cc), func(t *testing.T) {
+				bubble(t, func(t *testing.T) {
+					cfg := patient(clientConfig())
+					cfg.Congestion, cfg.MaxUDPPayload = cc, 1400
+					sp := newSimPairOn(t, 1, p, patient(serverConfig()), simnet.Options{MaxSegments: 64, GRO: true, ECN: true})
+					client, server := sp.dial(cfg)
+					sp.upload(client, server, 32<<20) // slow start, windows and datagrams grow
+					before := client.Stats()
+					const size = 128 << 20
+					took := sp.upload(client, server, size)
+					st := client.Stats()
+					used := size / took.Seconds() / rate
+					batch := float64(st.DatagramsSent-before.DatagramsSent) / float64(st.Batches-before.Batches)
+					t.Logf("%.1f %% of 10 Gbit/s, %.1f datagrams a send, %d bytes lost", 100*used, batch, st.BytesLost)
+					if used < 0.85 {
+						t.Errorf("%.1f %% of 10 Gbit/s, want 85 %% at least", 100*used)
+					}
+					if batch < 30 {
+						t.Errorf("%.1f datagrams a send, of 46 that fit", batch)
+					}
+				})
+			})
+		}
+	}
+}
+
 // A megabyte arrives through 30 % loss under any controller.
 func TestCongestionControlHeavyLoss(t *testing.T) {
 	for _, cc := range []Congestion{CUBIC, NewReno, BBR} {

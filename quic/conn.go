@@ -103,6 +103,7 @@ type connGuarded struct {
 
 	*ackWork // nil while the connection rests: call needAckWork before use
 	acct     accounts
+	sendMem  sendMemory
 	flow     connFlow
 	streams  streamTable
 	dg       *datagrams // nil: none were sent or received
@@ -235,6 +236,7 @@ func (c *Conn) now() time.Time {
 func (c *Conn) drain() {
 	for c.inbox.some.Load() {
 		w := c.inbox.take()
+		c.acct.copied += w.copied
 		for i := range w.batches {
 			c.processBatch(&w.batches[i])
 			w.batches[i].buf.Release()

@@ -252,6 +252,7 @@ func (c *Conn) beginAgain() {
 		s.beginAgain()
 	}
 	c.resendAll()
+	c.callNext(0)
 }
 
 // beginAgain forgets that anything of the stream was sent.

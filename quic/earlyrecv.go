@@ -78,7 +78,7 @@ func (c *Conn) process0RTT(b []byte, h *wire.LongHeader, src *packetSource) bool
 	}
 	// RFC 9001, Section 8.3: "A server MUST treat receipt of a CRYPTO frame in a 0-RTT
 	// packet as a connection error of type PROTOCOL_VIOLATION." wire.FrameAllowed knows.
-	c.finishPacket(recovery.AppData, wire.Packet0RTT, h.Dst, pn, payload, src)
+	c.finishPacket(recovery.AppData, wire.Packet0RTT, &h.Dst, pn, payload, src)
 	return true
 }
 

@@ -25,8 +25,9 @@ type Endpoint struct {
 	layout   udp.Layout
 	resetKey *[32]byte
 	tokens   *tokenMaker
-	memory   int64 // bytes of received data that all connections may hold
-	held     atomic.Int64
+	memory   int64        // bytes that buffers of all connections may take
+	held     atomic.Int64 // by what was received
+	sending  atomic.Int64 // by what is sent
 	stats    endpointStats
 	sealer   protect.Sealer
 	sealers  int
@@ -69,8 +70,9 @@ func (s *shard) conn() udp.PacketConn { return s.sock.Load().PacketConn }
 // EndpointOption changes an endpoint's defaults.
 type EndpointOption func(*Endpoint)
 
-// WithMemory bounds the bytes of received stream data that all connections
-// together may hold, counted by the capacity of the buffers. Default 1 GiB.
+// WithMemory bounds the bytes of stream data that all connections together may
+// hold, counted by the capacity of the buffers: received, and in its half not yet
+// acknowledged by those it was sent to. Default 1 GiB.
 func WithMemory(bytes int64) EndpointOption {
 	return func(e *Endpoint) { e.memory = bytes }
 }
@@ -453,6 +455,8 @@ func (e *Endpoint) forget(c *Conn) {
 	e.leaveMoved(c)
 	e.held.Add(-c.acct.charged)
 	c.acct.charged = 0
+	e.sending.Add(-c.sendMem.charged)
+	c.sendMem.charged = 0
 	e.checkEmpty()
 }
 

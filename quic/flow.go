@@ -140,4 +140,5 @@ func (c *Conn) chargeMemory() {
 		c.ep.stats.CopiedBytes.Add(d)
 		c.acct.copiedSeen += d
 	}
+	c.chargeSent()
 }

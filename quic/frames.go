@@ -16,7 +16,7 @@ func constantTimeEqual(a, b [16]byte) bool { return subtle.ConstantTimeCompare(a
 type frameInfo struct {
 	space        recovery.Space
 	packet       wire.PacketType
-	dst          wire.ConnID
+	dst          *wire.ConnID // not to be kept: the next packet may have another
 	src          *packetSource
 	ackEliciting bool
 	nonProbing   bool
@@ -89,11 +89,11 @@ func badFrames(err error) bool {
 
 // processStream acts on the STREAM frame at the start of b.
 func (c *Conn) processStream(b []byte) (n int, err error) {
-	f, n := wire.ConsumeStream(b)
-	if n < 0 {
+	var f wire.StreamFrame
+	if n = wire.ConsumeStream(b, &f); n < 0 {
 		return 0, c.fail(FrameEncodingError, uint64(b[0]), "malformed frame")
 	}
-	if err := c.onStream(f); err != nil {
+	if err := c.onStream(&f); err != nil {
 		return 0, err
 	}
 	if c.state >= stateClosing {
@@ -159,7 +159,7 @@ func (c *Conn) processPathFrame(f *frameInfo, typ uint64, b []byte) (n int, err 
 	case wire.FrameRetireConnectionID:
 		var seq uint64
 		if seq, n = wire.ConsumeRetireConnectionID(b); n >= 0 {
-			err = c.retireLocal(seq, f.dst)
+			err = c.retireLocal(seq, *f.dst)
 		}
 	case wire.FramePathChallenge:
 		var data [8]byte
@@ -232,6 +232,7 @@ func (c *Conn) onMaxData(v uint64) {
 			c.queueSend(s)
 		}
 		c.streams.waiting = nil
+		c.callNext(0) // some of them may be gone
 		c.dirty = true
 	}
 }

@@ -71,6 +71,7 @@ type inbox struct {
 	waits    int         // for room, since it was last emptied
 	tail     *udp.Buffer // holds the datagrams of small receive calls
 	tailUsed int
+	copied   int64 // bytes moved there
 	events   []HandshakeEvent
 	overflow bool // a handshaker sent more events than any handshake has
 	timer    bool
@@ -126,6 +127,7 @@ func (b *inbox) toTail(r *rxBatch) {
 		b.tail = udp.NewBuffer()
 	}
 	end := b.tailUsed + copy(b.tail.Bytes()[b.tailUsed:], r.data)
+	b.copied += int64(len(r.data))
 	r.buf, r.data = b.tail, b.tail.Bytes()[b.tailUsed:end:end]
 	b.tailUsed = end
 }
@@ -162,15 +164,16 @@ type inboxWork struct {
 	events          []HandshakeEvent
 	overflow        bool
 	timer, writable bool
+	copied          int64
 }
 
 func (b *inbox) take() (w inboxWork) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	w = inboxWork{b.list, b.batches, b.events, b.overflow, b.timer, b.writable}
+	w = inboxWork{b.list, b.batches, b.events, b.overflow, b.timer, b.writable, b.copied}
 	b.list, b.batches, b.events, b.timer, b.writable = nil, nil, nil, false, false
 	b.late = false
-	b.pinned, b.waits = 0, 0
+	b.pinned, b.waits, b.copied = 0, 0, 0
 	b.dropTail()
 	b.some.Store(false)
 	return w

@@ -38,6 +38,9 @@ func TestInboxSmallBatches(t *testing.T) {
 		}
 		r.buf.Release()
 	}
+	if want := int64(kept * len(datagram)); w.copied != want || b.copied != 0 {
+		t.Errorf("%d bytes counted as copied, want %d", w.copied, want)
+	}
 	if len(w.batches) != kept || udp.Outstanding() != before || b.pinned != 0 {
 		t.Errorf("%d of %d datagrams, %d buffers outstanding, %d bytes counted", len(w.batches), kept, udp.Outstanding()-before, b.pinned)
 	}

@@ -23,7 +23,7 @@ import (
 // address have a different source address than observed from the client during
 // the handshake, the server MUST protect against potential attacks as described
 // in Sections 9.3.1 and 9.3.2."
-func (c *Conn) onOtherAddress(src *packetSource, dst wire.ConnID, moves bool) {
+func (c *Conn) onOtherAddress(src *packetSource, dst *wire.ConnID, moves bool) {
 	if !c.server || !c.confirmed {
 		return
 	}
@@ -46,9 +46,9 @@ func (c *Conn) onOtherAddress(src *packetSource, dst wire.ConnID, moves bool) {
 	// the peer knows of none: "unintentional changes in path without a change in
 	// connection ID are possible."
 	seq := old.peerSeq
-	if old.remote.Addr() != src.remote.Addr() || dst != c.heardOn {
+	if old.remote.Addr() != src.remote.Addr() || *dst != c.heardOn {
 		fresh, ok := c.seqFor(src)
-		if !ok && dst != c.heardOn {
+		if !ok && *dst != c.heardOn {
 			return // the peer moves on purpose, but has left us no connection ID for that
 		}
 		if ok {

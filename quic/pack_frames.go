@@ -190,7 +190,7 @@ func (c *Conn) appendStreams(b []byte, room int, pkt *recovery.SentPacket) ([]by
 		s := t.sendQueue[0]
 		sp, again, ok := c.nextSpan(s)
 		if !ok {
-			t.pop()
+			c.popStream()
 			continue
 		}
 		avail := room - len(b) - wire.StreamHeaderLen(s.id, sp.start, -1)
@@ -329,7 +329,7 @@ func (c *Conn) markSent(s *Stream, off uint64, n int, again bool, pkt *recovery.
 
 // wakeRoom wakes a writer when there is room for half of what may be unsent.
 func (c *Conn) wakeRoom(s *Stream) {
-	if w := &s.snd; w.waiter && !w.fin && s.room() >= maxUnsent/2 {
+	if w := &s.snd; w.waiter && !w.inLine && !w.fin && s.room() >= maxUnsent/2 {
 		w.waiter = false
 		c.wakeWriter(s)
 	}
@@ -370,12 +370,6 @@ func (c *Conn) batchPayload(id, off uint64) int {
 		return per - 2*nearlyFull
 	}
 	return segments * per
-}
-
-func (t *streamTable) pop() {
-	s := t.sendQueue[0]
-	s.queued = false
-	t.sendQueue = withoutFirst(t.sendQueue)
 }
 
 // keptStreams is the capacity of a queue of streams that is kept when it is empty.

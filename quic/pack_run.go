@@ -1,6 +1,8 @@
 package quic
 
 import (
+	"slices"
+
 	"github.com/quic-fsgw/quic-fsgw/quic/protect"
 	"github.com/quic-fsgw/quic-fsgw/quic/recovery"
 	"github.com/quic-fsgw/quic-fsgw/quic/udp"
@@ -48,34 +50,44 @@ func (c *Conn) buildRun(b *outBatch, budget, maxSegments int) int {
 	return n
 }
 
-// layRun lays out n packets of a run, the first of which holds p, in a chunk.
-func (c *Conn) layRun(b *outBatch, k *chunk, p streamPiece, n int, out protect.Packet) {
+// layRun lays out n packets of a run, the first of which holds p, in a chunk. What it
+// writes field by field it does not read as a whole right after: a processor waits for
+// that, longer than it took to write.
+func (c *Conn) layRun(b *outBatch, k *chunk, p streamPiece, n int, like protect.Packet) {
+	if n <= 0 {
+		return
+	}
 	now := c.now()
 	pkt := recovery.SentPacket{Path: c.path.id, Size: uint16(b.segment), AckEliciting: true, InFlight: true, ECN: c.marking, Batched: true, KeyPhase: c.app.generation}
-	pkt.Add(recovery.Record{})
+	pkt.Add(recovery.Record{Kind: recStream, ID: p.stream.id, Off: p.off, Len: uint32(p.n)})
+	pkt.SendState = c.path.cc.OnSent(now, b.segment, c.loss.InFlight())
 	at := chunkHeadroom + int(p.off-k.off)
 	slots := b.buf.Bytes()[b.n:]
 	grease := c.greaseBits()
+	first := len(b.plain.Packets)
+	b.plain.Packets = slices.Grow(b.plain.Packets, n)[:first+n]
 	for i := range n {
 		pn := c.loss.NextPN(recovery.AppData)
 		slot := slots[i*b.segment : (i+1)*b.segment : (i+1)*b.segment]
-		head := wire.AppendShort(slot[:0], b.flow.Dst, pn, int(out.PNLen), c.app.phase, false)
+		head := wire.AppendShort(slot[:0], b.flow.Dst, pn, int(like.PNLen), c.app.phase, false)
 		if grease>>i&1 != 0 {
 			wire.ClearFixedBit(&head[0])
 		}
 		wire.AppendStreamHeader(head, p.stream.id, p.off, -1, false)
-		out.PN, out.Out, out.Plain = pn, slot, k.b[at-int(out.Front):at+p.n]
-		b.plain.Packets = append(b.plain.Packets, out)
-
-		pkt.PN = pn
-		pkt.Set(0, recovery.Record{Kind: recStream, ID: p.stream.id, Off: p.off, Len: uint32(p.n)})
-		pkt.SendState = c.path.cc.OnSent(now, b.segment, c.loss.InFlight())
-		c.loss.Sent(now, recovery.AppData, &pkt)
+		out := &b.plain.Packets[first+i]
+		out.PN, out.Out, out.Plain = pn, slot, k.b[at-int(like.Front):at+p.n]
+		out.Header, out.PNLen, out.Front = like.Header, like.PNLen, like.Front
+		if i == 0 {
+			pkt.PN = pn
+			c.loss.Sent(now, recovery.AppData, &pkt)
+		} else {
+			c.loss.SentLike(recovery.AppData, &pkt, pn, p.off)
+		}
 		p.off += uint64(p.n)
 		at += p.n
 	}
 	c.path.pacer.Sent(now, n*b.segment)
-	if c.lastSent.IsZero() && n > 0 {
+	if c.lastSent.IsZero() {
 		c.lastSent = now
 	}
 	c.stats.PacketsSent += uint64(n)

@@ -308,14 +308,14 @@ func (c *Conn) cameOnProbe(src *packetSource) bool {
 // either drop the incoming packets on that path without generating a Stateless
 // Reset or proceed with path validation and allow the peer to migrate." What a
 // NAT does keeps address and connection ID.
-func (c *Conn) refusesMove(dst wire.ConnID, src *packetSource) bool {
+func (c *Conn) refusesMove(dst *wire.ConnID, src *packetSource) bool {
 	if !c.cfg.DisableActiveMigration || !c.server || src.remote == c.path.remote {
 		return false
 	}
 	if p := &c.cfg.PreferredAddress; src.local.IsValid() && (src.local == p.IPv4.Addr() || src.local == p.IPv6.Addr()) {
 		return false // it has done as it was asked to, and may move from then on
 	}
-	return src.remote.Addr() != c.path.remote.Addr() || c.heardOn.Len() > 0 && dst != c.heardOn
+	return src.remote.Addr() != c.path.remote.Addr() || c.heardOn.Len() > 0 && *dst != c.heardOn
 }
 
 // seqFor is the connection ID to answer an address with that is on no path: the

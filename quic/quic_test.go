@@ -192,11 +192,11 @@ func TestReadBehindClose(t *testing.T) {
 // move sends size bytes on a stream of its own, from memory to nowhere.
 func move(t testing.TB, ctx context.Context, from, to *Conn, size int64) {
 	t.Helper()
-	moveThrough(t, ctx, from, to, size, func(r io.Reader) io.Reader { return r })
+	moveThrough(t, ctx, from, to, &zeros{size}, io.Discard, size)
 }
 
-// moveThrough is move with something around what is read.
-func moveThrough(t testing.TB, ctx context.Context, from, to *Conn, size int64, wrap func(io.Reader) io.Reader) {
+// moveThrough is move of the size bytes of a source into a sink.
+func moveThrough(t testing.TB, ctx context.Context, from, to *Conn, source io.Reader, sink io.Writer, size int64) {
 	t.Helper()
 	done := make(chan error, 1)
 	go func() {
@@ -205,7 +205,7 @@ func moveThrough(t testing.TB, ctx context.Context, from, to *Conn, size int64, 
 			done <- err
 			return
 		}
-		n, err := io.Copy(io.Discard, s)
+		n, err := io.Copy(sink, s)
 		if err == nil && n != size {
 			err = io.ErrUnexpectedEOF
 		}
@@ -216,7 +216,7 @@ func moveThrough(t testing.TB, ctx context.Context, from, to *Conn, size int64, 
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.SendAll(wrap(&zeros{size})); err != nil {
+	if _, err := s.SendAll(source); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-done; err != nil {

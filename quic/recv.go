@@ -24,8 +24,9 @@ type packetSource struct {
 	ifIndex int
 	ecn     uint8
 	via     *shard
-	size    int // of the datagram
-	replied int // bytes sent straight back to it
+	dst     wire.ConnID // of the last short header
+	size    int         // of the datagram
+	replied int         // bytes sent straight back to it
 }
 
 func (c *Conn) processBatch(r *rxBatch) {
@@ -288,7 +289,7 @@ func (c *Conn) processLong(b []byte, h *wire.LongHeader, src *packetSource, data
 	if !c.onLongOpened(h, space) {
 		return true
 	}
-	c.finishPacket(space, h.Type, h.Dst, pn, payload, src)
+	c.finishPacket(space, h.Type, &h.Dst, pn, payload, src)
 	return true
 }
 
@@ -355,7 +356,9 @@ func (c *Conn) processShort(b []byte, src *packetSource) bool {
 		c.ep.stats.DropHeader.Add(1)
 		return false
 	}
-	dst, _ := wire.MakeConnID(b[1 : 1+idLen])
+	if !src.dst.Equal(b[1 : 1+idLen]) {
+		src.dst, _ = wire.MakeConnID(b[1 : 1+idLen])
+	}
 	pnAt := 1 + idLen
 	pnLen, truncated, ok := c.app.rx.UnprotectHeader(b, pnAt)
 	if !ok {
@@ -389,7 +392,7 @@ func (c *Conn) processShort(b []byte, src *packetSource) bool {
 		return true
 	}
 	c.heard1RTT(pn)
-	c.finishPacket(recovery.AppData, wire.Packet1RTT, dst, pn, payload, src)
+	c.finishPacket(recovery.AppData, wire.Packet1RTT, &src.dst, pn, payload, src)
 	return true
 }
 
@@ -455,9 +458,9 @@ func (c *Conn) onPeerKeyUpdate(pn uint64) bool {
 }
 
 // finishPacket handles the contents of an authentic, new packet.
-func (c *Conn) finishPacket(space recovery.Space, t wire.PacketType, dst wire.ConnID, pn uint64, payload []byte, src *packetSource) {
+func (c *Conn) finishPacket(space recovery.Space, t wire.PacketType, dst *wire.ConnID, pn uint64, payload []byte, src *packetSource) {
 	if c.trace != nil {
-		c.traceReceived(t, pn, dst, payload)
+		c.traceReceived(t, pn, *dst, payload)
 	}
 	f := frameInfo{space: space, packet: t, dst: dst, src: src}
 	if space == recovery.AppData && c.refusesMove(dst, src) {
@@ -501,7 +504,7 @@ func (c *Conn) finishPacket(space recovery.Space, t wire.PacketType, dst wire.Co
 			c.onOtherAddress(src, dst, f.nonProbing && newest)
 		}
 		if newest {
-			c.heardOn = dst
+			c.heardOn = *dst
 		}
 	}
 }

@@ -7,9 +7,13 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"net/netip"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/quic-fsgw/quic-fsgw/quic/udp"
+	"github.com/quic-fsgw/quic-fsgw/quic/wire"
 )
 
 // connectSealers is connect with sealers at the client.
@@ -111,6 +115,80 @@ func testSealers(t *testing.T, updates bool) {
 	if drops := server.ep.Stats().Drops["decrypt"]; drops != 0 && !updates {
 		t.Errorf("%d packets could not be opened", drops)
 	}
+}
+
+// A sendRecorder notes the beginnings of the datagrams that are sent.
+type sendRecorder struct {
+	udp.PacketConn
+	mu   sync.Mutex
+	sent [][]byte
+}
+
+func (r *sendRecorder) Send(m *udp.SendMsg) error {
+	before := m.Data
+	err := r.PacketConn.Send(m)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for data := before[:m.Sent]; len(data) > 0; {
+		n := len(data)
+		if m.SegmentSize > 0 {
+			n = min(n, m.SegmentSize)
+		}
+		r.sent = append(r.sent, bytes.Clone(data[:min(n, 64)]))
+		data = data[n:]
+	}
+	return err
+}
+
+// TestSealersKeepOrder: whoever seals a batch, packets leave in the order of their
+// numbers, each once.
+func TestSealersKeepOrder(t *testing.T) {
+	s, err := udp.ListenOne(netip.MustParseAddrPort("127.0.0.1:0"), udp.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := &sendRecorder{PacketConn: s}
+	from, ep := NewEndpoint([]udp.PacketConn{out}, nil, WithSealers(3)), newLoopback(t, serverConfig())
+	ctx := sealersContext(t)
+	ccfg := clientConfig()
+	ccfg.MaxUDPPayload = 1400
+	client, err := from.Dial(ctx, ep.LocalAddr(), ccfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := ep.Accept(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	move(t, ctx, client, server, 24<<20)
+	client.lock()
+	key, idLen := client.app.tx, client.dst().Len()
+	client.unlock()
+	out.mu.Lock()
+	sent := out.sent
+	out.mu.Unlock()
+	last, packets := int64(-1), 0
+	for i, b := range sent {
+		if wire.IsLong(b[0]) {
+			continue
+		}
+		n, truncated, ok := key.UnprotectHeader(b, 1+idLen)
+		if !ok {
+			t.Fatalf("datagram %d has no header", i)
+		}
+		pn := int64(wire.DecodePacketNumber(last, truncated, n))
+		if pn <= last {
+			t.Fatalf("packet %d was sent behind packet %d", pn, last)
+		}
+		last = pn
+		packets++
+	}
+	st := client.Stats()
+	t.Logf("%d packets in %d batches, %d of them sealed by others", packets, st.Batches, st.BatchesSealedAside)
+	if st.BatchesSealedAside == 0 || packets < 24<<20/1400 {
+		t.Errorf("%d packets, %d batches sealed by others", packets, st.BatchesSealedAside)
+	}
+	_, _ = from.Close(ctx), ep.Close(ctx)
 }
 
 // TestSealersClose: a connection that is closed in the middle of it leaves nothing behind.

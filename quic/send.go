@@ -181,7 +181,7 @@ func (c *Conn) sendApp() {
 			b.release()
 			return
 		}
-		c.streams.rotate()
+		c.endTurn()
 		if taken := c.sendBatch(b, more); !taken || !more {
 			return
 		}
@@ -261,10 +261,32 @@ func (c *Conn) budget() (int, time.Time) {
 	paced := p.pacer.Budget(c.now(), p.cc.PacingRate(p.rtt.Smoothed()))
 	// Waiting for a batch's worth keeps batches whole.
 	next := p.pacer.Next(c.now(), p.pacer.Quantum())
-	if paced < p.mtu {
+	worth := c.batchWorth()
+	if paced < max(p.mtu, worth) {
 		return 0, next
 	}
+	if cwnd < min(worth, p.cc.Window()/8) {
+		return 0, zeroTime // acknowledgements will open the window for a batch soon
+	}
 	return min(cwnd, paced), next
+}
+
+// worthBatches is from how many bytes in half a millisecond on a sender waits for
+// whole batches: 260 Mbit/s. Below that what a small one costs does not matter.
+const worthBatches = maxDatagramSize / 4
+
+// batchWorth is how many bytes are worth waiting for half a millisecond, 0 if there
+// is less to send or something of it was lost. Acknowledgements come one every few
+// packets; a sender that answers each of them gives up its batches.
+func (c *Conn) batchWorth() int {
+	n := c.path.pacer.Quantum()
+	if n < worthBatches || len(c.streams.sendQueue) == 0 {
+		return 0
+	}
+	if b := &c.streams.sendQueue[0].snd.buf; len(b.lost) > 0 || b.end-b.next < uint64(n) {
+		return 0
+	}
+	return n
 }
 
 // transmit hands a batch to the socket. It reports whether the socket would

@@ -20,10 +20,10 @@ const (
 
 // A chunk holds the stream bytes [off, off+n).
 type chunk struct {
-	b       []byte // chunkHeadroom, then the payload's whole capacity
+	b       []byte // chunkHeadroom, then the payload's whole capacity; nil: thinned out
 	off     uint64
 	n       int
-	filling bool // ReadFrom is reading into the free end, outside the lock
+	filling bool // ReadFrom is reading into the free end, outside the lock; off is right only if there are bytes before it
 	sealing bool // a batch that was given to a sealer is sealed from it
 }
 
@@ -43,15 +43,22 @@ func newChunk(big bool) *chunk {
 }
 
 func (c *chunk) free() {
-	if len(c.b) > chunkHeadroom+smallChunkSize {
+	switch len(c.b) {
+	case chunkHeadroom + bigChunkSize:
 		bigChunks.Put(c)
-	} else {
+	case chunkHeadroom + smallChunkSize:
 		smallChunks.Put(c)
 	}
 }
 
-func (c *chunk) room() []byte { return c.b[chunkHeadroom+c.n:] }
-func (c *chunk) end() uint64  { return c.off + uint64(c.n) }
+func (c *chunk) end() uint64 { return c.off + uint64(c.n) }
+
+func (c *chunk) room() []byte {
+	if c.b == nil {
+		return nil
+	}
+	return c.b[chunkHeadroom+c.n:]
+}
 
 // A sendBuf holds the bytes of a stream from the first unacknowledged one to
 // the last one written, and knows which of them have to be sent (again).
@@ -67,6 +74,7 @@ type sendBuf struct {
 	end    uint64   // everything written
 	acked  rangeset // acknowledged, above start
 	lost   rangeset // to be sent again
+	mem    *sendMemory
 }
 
 // write copies p behind what is there.
@@ -89,19 +97,22 @@ func (b *sendBuf) tail(want int) *chunk {
 	return c
 }
 
-// roomy returns a chunk with room for a large read.
+// roomy returns a chunk with room for a large read that nobody reads into yet.
 func (b *sendBuf) roomy() *chunk {
-	if n := len(b.chunks); n > 0 && len(b.chunks[n-1].room()) >= bigChunkSize/4 {
-		return b.chunks[n-1]
+	if n := len(b.chunks); n > 0 {
+		if c := b.chunks[n-1]; !c.filling && len(c.room()) >= bigChunkSize/4 {
+			return c
+		}
 	}
 	c := newChunk(true)
 	b.add(c)
 	return c
 }
 
-// dropEmptyTail gives back a chunk that nothing was put into.
-func (b *sendBuf) dropEmptyTail() {
-	if n := len(b.chunks); n > 0 && b.chunks[n-1].n == 0 {
+// dropEmptyTails gives back chunks that nothing was put into.
+func (b *sendBuf) dropEmptyTails() {
+	for n := len(b.chunks); n > 0 && b.chunks[n-1].n == 0; n-- {
+		b.charge(-len(b.chunks[n-1].b))
 		b.chunks[n-1].free()
 		b.chunks = b.chunks[:n-1]
 	}
@@ -109,6 +120,7 @@ func (b *sendBuf) dropEmptyTail() {
 
 func (b *sendBuf) add(c *chunk) {
 	c.off = b.end
+	b.charge(len(c.b))
 	b.chunks = append(b.chunks, c)
 }
 
@@ -163,6 +175,7 @@ func (b *sendBuf) ack(start, end uint64) {
 	}
 	if start > b.start {
 		b.acked.add(start, end)
+		b.thin(start, end)
 		return
 	}
 	b.start = end
@@ -181,6 +194,7 @@ func (b *sendBuf) release() {
 		if c.filling || c.end() > b.start || (c.end() == b.end && c.n == 0) {
 			break
 		}
+		b.charge(-len(c.b))
 		c.free()
 		k++
 	}
@@ -189,6 +203,35 @@ func (b *sendBuf) release() {
 	}
 	if len(b.chunks) == 0 && cap(b.chunks) > keptChunks {
 		b.chunks = nil
+	}
+}
+
+// thin gives back the memory of chunks in [start, end) that are acknowledged in
+// whole while something before them is not: a peer that never acknowledges one
+// packet would have all that follows kept. What is left of neighbours becomes one.
+func (b *sendBuf) thin(start, end uint64) {
+	i, _ := slices.BinarySearchFunc(b.chunks, start, func(c *chunk, off uint64) int {
+		if c.end() <= off {
+			return -1
+		}
+		return 1
+	})
+	// The one before may have been the last when it was acknowledged.
+	for i = max(i-1, 0); i < len(b.chunks)-1 && b.chunks[i].off < end; i++ {
+		c := b.chunks[i]
+		if c.b == nil || c.n == 0 || c.filling || c.sealing || !b.acked.covers(c.off, c.end()) {
+			continue
+		}
+		b.charge(-len(c.b))
+		b.chunks[i] = &chunk{off: c.off, n: c.n}
+		c.free()
+		for _, at := range [2]int{i + 1, i} { // the one behind first, then the one before
+			if at < len(b.chunks)-1 && at > 0 && b.chunks[at].b == nil && b.chunks[at-1].b == nil {
+				b.chunks[at-1].n += b.chunks[at].n
+				b.chunks = slices.Delete(b.chunks, at, at+1)
+				i = at - 1
+			}
+		}
 	}
 }
 
@@ -205,6 +248,7 @@ func (b *sendBuf) markLost(start, end uint64) {
 // discard frees everything; used when a stream is reset or its connection is gone.
 func (b *sendBuf) discard() {
 	for _, c := range b.chunks {
+		b.charge(-len(c.b))
 		if !c.filling {
 			c.free()
 		}

@@ -11,7 +11,8 @@ import (
 func TestSendBufRandom(t *testing.T) {
 	for seed := range uint64(30) {
 		rnd := rand.New(rand.NewPCG(seed, 3))
-		var b sendBuf
+		var mem sendMemory
+		b := sendBuf{mem: &mem}
 		var flight []span
 		acked := map[uint64]bool{}
 		check := func(sp span) {
@@ -79,14 +80,39 @@ func TestSendBufRandom(t *testing.T) {
 			if b.start > b.next || b.next > b.end {
 				t.Fatalf("seed %d: start %d next %d end %d", seed, b.start, b.next, b.end)
 			}
+			checkChunks(t, &b)
 		}
 		if len(b.chunks) > 1 || len(b.acked) != 0 || len(b.lost) != 0 {
 			t.Fatalf("seed %d: %d chunks, acked %v, lost %v at the end", seed, len(b.chunks), b.acked, b.lost)
 		}
 		b.discard()
-		if b.chunks != nil {
-			t.Fatal("chunks after discard")
+		if b.chunks != nil || mem.held != 0 {
+			t.Fatalf("%d chunks, %d bytes after discard", len(b.chunks), mem.held)
 		}
+	}
+}
+
+// checkChunks: chunks are contiguous, what they take is counted, and none is kept of
+// which every byte is acknowledged.
+func checkChunks(t *testing.T, b *sendBuf) {
+	t.Helper()
+	held := 0
+	for i, c := range b.chunks {
+		held += len(c.b)
+		if i > 0 && b.chunks[i-1].end() != c.off {
+			t.Fatalf("chunk %d begins at %d, the one before ends at %d", i, c.off, b.chunks[i-1].end())
+		}
+		if i > 0 && c.b == nil && b.chunks[i-1].b == nil {
+			t.Fatalf("chunks %d and %d are empty, and two", i-1, i)
+		}
+		whole := c.n > 0 && b.acked.covers(c.off, c.end())
+		// The last two may not have been looked at since the last one was begun.
+		if last := i >= len(b.chunks)-2; whole && !last && c.b != nil || !whole && c.b == nil && c.end() > b.start {
+			t.Fatalf("chunk %d from %d to %d: acknowledged %t, kept %t", i, c.off, c.end(), whole, c.b != nil)
+		}
+	}
+	if held != b.mem.held {
+		t.Fatalf("chunks of %d bytes, %d counted", held, b.mem.held)
 	}
 }
 
@@ -96,7 +122,7 @@ func TestSendBufDiscardWhileFilling(t *testing.T) {
 	k.filling = true
 	b.discard()
 	copy(k.room(), "late") // the reader still owns the chunk
-	b.dropEmptyTail()
+	b.dropEmptyTails()
 	if len(b.chunks) != 0 {
 		t.Error("chunks are left")
 	}

@@ -48,8 +48,9 @@ type Stats struct {
 	Drops                                                                                map[string]int64
 	SendErrors, RecvErrors                                                               int64
 	InitialTime                                                                          time.Duration // of the sockets' readers, for packets that begin connections
-	CopiedBytes                                                                          int64         // stream bytes copied in user space
+	CopiedBytes                                                                          int64         // stream bytes copied in user space, and datagrams that were copied to wait
 	HeldBytes                                                                            int64         // capacity of buffers that hold received data
+	SendHeldBytes                                                                        int64         // capacity of buffers that hold data until it is acknowledged
 	DatagramsSent, DatagramsReceived, BytesSent, BytesReceived                           uint64
 	PacketsSent, PacketsReceived, PacketsLost, BytesRetransmitted, Batches, PTOs         uint64
 	BytesLost, SpuriousLosses                                                            uint64 // of packets declared lost; packets of those that had arrived
@@ -89,6 +90,7 @@ type ConnStats struct {
 	ReductionsUndone                 uint64 // of the window, after spurious losses; of the current path
 	MTU                              int
 	HeldBytes                        int // capacity of buffers that hold received data
+	SendHeldBytes                    int // capacity of buffers that hold data until it is acknowledged
 	StreamBytesCopied                int64
 	StreamBytesSent                  uint64 // first transmissions
 	StreamBytesReceived              uint64 // up to the highest offsets
@@ -101,7 +103,7 @@ func (c *Conn) Stats() ConnStats {
 	s := c.stats
 	s.SmoothedRTT, s.MinRTT = c.path.rtt.Smoothed(), c.path.rtt.Min()
 	c.congestionStats(&s)
-	s.MTU, s.HeldBytes, s.StreamBytesCopied = c.path.mtu, c.acct.held, c.acct.copied
+	s.MTU, s.HeldBytes, s.SendHeldBytes, s.StreamBytesCopied = c.path.mtu, c.acct.held, c.sendMem.held, c.acct.copied
 	s.ECN = c.path.ecn.String()
 	s.StreamBytesSent, s.StreamBytesReceived = c.flow.sent, c.flow.received
 	return s
@@ -151,7 +153,7 @@ func (e *Endpoint) Stats() Stats {
 		TokensRefused: t.TokensRefused.Load(),
 		Established:   int(t.Established.Load()), Dialed: t.Dialed.Load(),
 		ClosesSent: t.ClosesSent.Load(), ClosesReceived: t.ClosesReceived.Load(), ReceivedLater: t.ReceivedLater.Load(), OpenedLater: t.OpenedLater.Load(),
-		SendErrors: t.SendErrors.Load(), RecvErrors: t.RecvErrors.Load(), CopiedBytes: t.CopiedBytes.Load(), HeldBytes: e.held.Load(),
+		SendErrors: t.SendErrors.Load(), RecvErrors: t.RecvErrors.Load(), CopiedBytes: t.CopiedBytes.Load(), HeldBytes: e.held.Load(), SendHeldBytes: e.sending.Load(),
 		Sealer: e.sealer.Stats(),
 		Drops: map[string]int64{
 			"header": t.DropHeader.Load(), "decrypt": t.DropDecrypt.Load(), "duplicate": t.DropDuplicate.Load(), "no-keys": t.DropNoKeys.Load(),

@@ -77,6 +77,8 @@ type sendHalf struct {
 	blocked     bool // STREAM_DATA_BLOCKED is due
 	blockedAt   uint64
 	waiter      bool // a writer (for half of maxUnsent) or Flush waits at wgate
+	inLine      bool // in conn.streams.line
+	called      bool // was the first there, and may fill the buffer
 }
 
 func (s *Stream) bidi() bool  { return s.id&streamUniBit == 0 }
@@ -246,11 +248,16 @@ func (s *Stream) waitWrite() {
 	}
 }
 
-// room returns how many bytes may be written now. Only what is not yet sent
-// counts: what is in flight is limited by the congestion window.
+// room returns how many bytes may be written now. Of what is not yet sent there is
+// a limit for each stream; what is in flight is limited by the congestion window,
+// and all of it by memory.
 func (s *Stream) room() int {
 	b := &s.snd.buf
-	return max(0, maxUnsent-int(b.end-b.next))
+	n := maxUnsent - int(b.end-b.next)
+	if n <= 0 {
+		return 0
+	}
+	return s.conn.sendRoom(s, n)
 }
 
 // writeErr tells why writing is over, or nil. Called with the lock held.
@@ -361,6 +368,7 @@ func (s *Stream) resetSend(code uint64) {
 	w.reset, w.resetCode, w.needReset, w.blocked = true, code, true, false
 	w.buf.end = w.buf.next // the final size: what was sent at least once
 	w.buf.discard()
+	s.conn.unqueue(s)
 	s.conn.emitStream(s, SendResetSent)
 	s.wgate.open()
 	s.conn.queueCtrl(s)

@@ -14,6 +14,7 @@ import (
 //
 //	ReadFrom: wait until the source is readable, take a chunk, read into it,
 //	          commit it under the lock; packets are sealed straight from it.
+//	          Sources that know how borrow several: stream_copy_lent.go.
 //	WriteTo:  take views of the receive buffers under the lock, write them out
 //	          without it, and only then give the peer credit for them.
 
@@ -25,6 +26,7 @@ const maxViewBytes = 512 << 10
 
 // ReadFrom sends what it reads from r until io.EOF, which it does not report.
 // It holds no buffer while r, if it is a network connection, has nothing to read.
+// An r with ReadLent (see lentReader) is read into several buffers at once.
 func (s *Stream) ReadFrom(r io.Reader) (int64, error) { return s.readFrom(r, false) }
 
 // SendAll is ReadFrom and CloseWrite. If r returns io.EOF together with its
@@ -55,6 +57,9 @@ func (s *Stream) SendFile(f *os.File, off, n int64) (int64, error) {
 func (s *Stream) readFrom(r io.Reader, closing bool) (int64, error) {
 	s.writeMu.Lock()
 	defer s.writeMu.Unlock()
+	if lr, ok := r.(lentReader); ok {
+		return s.readLent(lr, closing)
+	}
 	wait := readable(r)
 	var total int64
 	for {
@@ -78,13 +83,16 @@ func (s *Stream) readFrom(r io.Reader, closing bool) (int64, error) {
 // awaitRoom waits until a chunk may be written.
 func (s *Stream) awaitRoom() error {
 	for {
-		if s.wdeadline.passed() {
-			return errDeadline
-		}
 		c := s.conn
 		c.lock()
 		err := s.writeErr()
-		ok := s.room() > 0
+		if err == nil && s.wdeadline.passed() {
+			err = errDeadline
+		}
+		if err != nil {
+			c.leaveLine(s)
+		}
+		ok := err == nil && s.room() > 0 && c.mayFill(s)
 		s.snd.waiter = err == nil && !ok
 		c.unlockQuiet()
 		if err != nil || ok {
@@ -93,6 +101,8 @@ func (s *Stream) awaitRoom() error {
 		s.waitWrite()
 	}
 }
+
+var errImpossible = errors.New("quic: reader returned an impossible count")
 
 // fillChunk reads once from r into the free end of a chunk. With closing,
 // io.EOF ends the sending direction.
@@ -112,14 +122,14 @@ func (s *Stream) fillChunk(r io.Reader, closing bool) (int, error) {
 
 	n, err := r.Read(room)
 	if n < 0 || n > len(room) {
-		n, err = 0, errors.New("quic: reader returned an impossible count")
+		n, err = 0, errImpossible
 	}
 
 	c.lock()
 	defer c.unlock()
 	k.filling = false
 	if werr := s.writeErr(); werr != nil {
-		b.dropEmptyTail() // if the buffer let go of the chunk, it is garbage now
+		b.dropEmptyTails() // if the buffer let go of the chunk, it is garbage now
 		return 0, werr
 	}
 	if closing && err == io.EOF {
@@ -131,7 +141,7 @@ func (s *Stream) fillChunk(r io.Reader, closing bool) (int, error) {
 		c.queueSend(s)
 	} else {
 		b.release()
-		b.dropEmptyTail()
+		b.dropEmptyTails()
 	}
 	return n, err
 }

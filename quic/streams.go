@@ -30,6 +30,7 @@ type streamTable struct {
 	sendQueue []*Stream // streams with data to send, in turn
 	waiting   []*Stream // streams that the connection's limit holds up
 	ctrlQueue []*Stream // streams with control frames to send
+	line      []*Stream // streams whose sources wait to fill them
 }
 
 func (t *streamTable) closed() {
@@ -38,7 +39,7 @@ func (t *streamTable) closed() {
 		t.opening[i].open()
 		t.incoming[i] = nil
 	}
-	t.all, t.sendQueue, t.waiting, t.ctrlQueue = nil, nil, nil, nil
+	t.all, t.sendQueue, t.waiting, t.ctrlQueue, t.line = nil, nil, nil, nil, nil
 }
 
 // openAccept lets go on who waits for streams of a kind.
@@ -61,6 +62,7 @@ func (c *Conn) initiator(local bool) uint64 {
 
 func (c *Conn) newStream(id uint64) *Stream {
 	s := &Stream{conn: c, id: id}
+	s.snd.buf.mem = &c.sendMem
 	local, bidi := s.local(), s.bidi()
 	s.rcv.exists = bidi || !local
 	s.snd.exists = bidi || local
@@ -316,7 +318,7 @@ func (c *Conn) queueCtrl(s *Stream) {
 }
 
 // onStream handles a STREAM frame.
-func (c *Conn) onStream(f wire.StreamFrame) error {
+func (c *Conn) onStream(f *wire.StreamFrame) error {
 	s, err := c.streamFor(f.ID, wire.FrameStream, true)
 	if err != nil || s == nil {
 		return err
@@ -394,10 +396,11 @@ func (c *Conn) memoryAllows(n int, inOrder bool) bool {
 	if inOrder {
 		held -= c.acct.late
 	}
-	return held+n <= smallHold || c.ep.held.Load()+int64(n) <= c.ep.memory
+	return held+n <= smallHold || c.ep.held.Load()+c.ep.sending.Load()+int64(n) <= c.ep.memory
 }
 
-// smallHold is what a connection may hold when memory is short.
+// smallHold is what a connection may hold when memory is short, of what it received
+// and of what it sends each.
 const smallHold = 64 << 10
 
 // RFC 9000, Section 4.5: "The receiver MUST use the final size of the stream to
@@ -467,7 +470,9 @@ func (c *Conn) onMaxStreamData(id, v uint64) error {
 		if c.eventMask&EventMaxData != 0 {
 			c.emit(Event{Kind: EventMaxData, StreamID: id, Max: v})
 		}
-		c.queueSend(s)
+		if _, _, some := c.nextSpan(s); some {
+			c.queueSend(s)
+		}
 	}
 	return nil
 }

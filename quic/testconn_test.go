@@ -391,7 +391,7 @@ func parseFrame(t testing.TB, b []byte) (f frame) {
 		f.off, f.data, f.n = wire.ConsumeCrypto(b)
 	case typ >= wire.FrameStream && typ <= wire.FrameStreamLast:
 		var sf wire.StreamFrame
-		sf, f.n = wire.ConsumeStream(b)
+		f.n = wire.ConsumeStream(b, &sf)
 		f.typ, f.id, f.off, f.data, f.fin = wire.FrameStream, sf.ID, sf.Off, sf.Data, sf.Fin
 	case typ == wire.FrameNewToken:
 		f.data, f.n = wire.ConsumeNewToken(b)

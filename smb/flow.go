@@ -162,16 +162,28 @@ func (r *inspectingReader) Read(b []byte) (int, error) {
 	}
 	r.flow.wantSource()
 	n, err := r.conn.Read(b)
+	return r.read(n, err, b)
+}
+
+// read inspects n bytes that were read into bufs.
+func (r *inspectingReader) read(n int, err error, bufs ...[]byte) (int, error) {
 	r.flow.begin(waitSink)
 	if err != nil && !errors.Is(err, io.EOF) {
 		r.failed = err
 	}
-	ok, refused := r.flow.in.Inspect(b[:n])
-	r.flow.bytes.Add(int64(ok))
-	if refused != nil {
-		r.refused = refused
-		return ok, refused
+	ok, left := 0, n
+	for _, b := range bufs {
+		b = b[:min(left, len(b))]
+		left -= len(b)
+		var k int
+		k, r.refused = r.flow.in.Inspect(b)
+		ok += k
+		if r.refused != nil {
+			r.flow.bytes.Add(int64(ok))
+			return ok, r.refused
+		}
 	}
+	r.flow.bytes.Add(int64(ok))
 	if r.flow.pace(int64(n)) != nil {
 		return 0, r.flow.paced
 	}
@@ -192,6 +204,42 @@ func (r *inspectingReader) SyscallConn() (syscall.RawConn, error) {
 		return nil, err
 	}
 	return &readiness{RawConn: raw, flow: r.flow}, nil
+}
+
+// A lentReader reads into buffers that it borrows when there may be something for
+// them: see quic.Stream.ReadFrom, which looks for it.
+type lentReader interface {
+	ReadLent(lend func() [][]byte, back func()) (int, error)
+}
+
+// lentInspectingReader is an inspectingReader of such a backend.
+type lentInspectingReader struct {
+	*inspectingReader
+	from lentReader
+
+	lend   func() [][]byte
+	lent   [][]byte // by lend, last
+	borrow func() [][]byte
+}
+
+func newLentInspectingReader(r *inspectingReader, from lentReader) *lentInspectingReader {
+	l := &lentInspectingReader{inspectingReader: r, from: from}
+	l.borrow = func() [][]byte {
+		l.lent = l.lend()
+		return l.lent
+	}
+	return l
+}
+
+// ReadLent reads from the backend and inspects what came.
+func (r *lentInspectingReader) ReadLent(lend func() [][]byte, back func()) (int, error) {
+	if r.refused != nil {
+		return 0, r.refused
+	}
+	r.lend = lend
+	r.flow.wantSource()
+	n, err := r.from.ReadLent(r.borrow, back)
+	return r.read(n, err, r.lent...)
 }
 
 // readiness notes for the watchdog that a wait in RawConn.Read is one for the backend.

@@ -124,3 +124,47 @@ func TestRelayFastPaths(t *testing.T) {
 		}
 	}
 }
+
+// lentBytes is a lentReader that has all its bytes at once.
+type lentBytes []byte
+
+func (l *lentBytes) ReadLent(lend func() [][]byte, _ func()) (n int, err error) {
+	for _, b := range lend() {
+		k := copy(b, *l)
+		*l, n = (*l)[k:], n+k
+	}
+	if n == 0 {
+		err = io.EOF
+	}
+	return n, err
+}
+
+// What is read into several buffers at once is inspected in all of them.
+func TestLentInspection(t *testing.T) {
+	good := append(message("\xfdSMB", 300), message("\xfdSMB", 100)...)
+	for name, c := range map[string]struct {
+		data []byte
+		ok   int
+		bad  bool
+	}{
+		"all of it":      {good, len(good), false},
+		"and more":       {append(bytes.Clone(good), "not SMB2"...), len(good), true},
+		"from the start": {[]byte("not SMB2"), 0, true},
+	} {
+		f := &flow{in: NewInspector(ToClient, 0)}
+		from := lentBytes(c.data)
+		r := newLentInspectingReader(&inspectingReader{flow: f}, &from)
+		lend := func() [][]byte { return [][]byte{make([]byte, 50), make([]byte, 254), make([]byte, 1000)} }
+		n, err := r.ReadLent(lend, func() {})
+		if n != c.ok || (err != nil) != c.bad || (r.refused != nil) != c.bad || f.bytes.Load() != int64(c.ok) {
+			t.Errorf("%s: %d, %v; refused %v, %d counted", name, n, err, r.refused, f.bytes.Load())
+		}
+		want := r.refused
+		if want == nil {
+			want = io.EOF
+		}
+		if n, err := r.ReadLent(lend, func() {}); n != 0 || err != want {
+			t.Errorf("%s, again: %d, %v", name, n, err)
+		}
+	}
+}

@@ -412,7 +412,11 @@ func (s *session) copyUp() {
 // fill its buffers from the backend's socket.
 func (s *session) copyDown() {
 	r := &inspectingReader{flow: &s.down, conn: s.backend}
-	_, err := io.Copy(s.stream, r)
+	var from io.Reader = r
+	if lr, ok := s.backend.(lentReader); ok {
+		from = newLentInspectingReader(r, lr)
+	}
+	_, err := io.Copy(s.stream, from)
 	s.down.finish()
 	switch {
 	case r.refused != nil:

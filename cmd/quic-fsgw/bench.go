@@ -34,6 +34,7 @@ type benchFlags struct {
 	gso     modeFlag
 	gro     modeFlag
 	zero    modeFlag
+	fill    bool
 	profile string
 	cc      congestionFlag
 }
@@ -62,6 +63,7 @@ func (b *benchFlags) register(c command) *flag.FlagSet {
 	fs.Var(&b.gro, "gro", "receive offload: `auto`, on or off")
 	fs.Var(&b.cc, "congestion", "congestion control of what this end sends: `cubic`, newreno or bbr")
 	fs.Var(&b.zero, "zerocopy", "MSG_ZEROCOPY: `auto` (not used), on or off")
+	fs.BoolVar(&b.fill, "fill", false, "write what this end sends before it is sent, as reading a file would")
 	fs.StringVar(&b.profile, "cpuprofile", "", "write a CPU profile to `FILE`, for go tool pprof")
 	return fs
 }
@@ -113,7 +115,7 @@ func runBenchServer(ctx context.Context, io stdio, args []string) (err error) {
 	defer func() { err = errors.Join(err, stop()) }()
 	var mu sync.Mutex
 	s := perf.Server{
-		Listen: addr, UDPPayload: int(b.payload), UDP: b.udp(), Congestion: b.cc.Congestion,
+		Listen: addr, UDPPayload: int(b.payload), UDP: b.udp(), Congestion: b.cc.Congestion, Fill: b.fill,
 		Ready: func(a netip.AddrPort) { fmt.Fprintf(io.err, "listening on %s\n", a) },
 		Report: func(r *perf.Result) {
 			mu.Lock()
@@ -156,7 +158,7 @@ func runBenchClient(ctx context.Context, io stdio, args []string) (err error) {
 	if cl.Connect, err = benchAddr(*connect); err != nil {
 		return usagef("bench client: --connect: %w", err)
 	}
-	cl.UDPPayload, cl.UDP, cl.Congestion = int(b.payload), b.udp(), b.cc.Congestion
+	cl.UDPPayload, cl.UDP, cl.Congestion, cl.Fill = int(b.payload), b.udp(), b.cc.Congestion, b.fill
 	cl.Request, cl.Response = int(request), int(response)
 	cl.For = time.Duration(*seconds * float64(time.Second))
 	cl.Hold = func(r *perf.Result) {

@@ -86,6 +86,7 @@ func TestBenchFlags(t *testing.T) {
 	for args, want := range map[string]map[string]any{
 		"--download 1MiB":                           {"bytes": 1 << 20, "streams": 1, "connections": 1},
 		"--upload 1048577":                          {"bytes": 1<<20 + 1},
+		"--upload 1048578 --fill":                   {"bytes": 1<<20 + 2},
 		"--upload 1MiB --streams 3 --connections 2": {"bytes": 1 << 20, "streams": 3, "connections": 2},
 		"--download 1MiB --udp-payload 1300":        {"bytes": 1 << 20, "datagram_size": 1300},
 		"--download 1MiB --gso off --gro off":       {"bytes": 1 << 20, "gso": false, "gro": false},

@@ -9,6 +9,7 @@ import (
 
 	"github.com/quic-fsgw/quic-fsgw/gateway/client"
 	"github.com/quic-fsgw/quic-fsgw/internal/procs"
+	"github.com/quic-fsgw/quic-fsgw/internal/tcpio"
 	"github.com/quic-fsgw/quic-fsgw/quic/udp"
 )
 
@@ -53,7 +54,7 @@ func runConnect(ctx context.Context, io stdio, args []string) error {
 		return err
 	}
 	defer stop()
-	l, err := net.ListenTCP("tcp", addr)
+	l, err := tcpio.Listen(ctx, addr.String())
 	if err != nil {
 		return fmt.Errorf("connect: %w", err)
 	}

@@ -318,7 +318,7 @@ type Limits struct {
 	StreamsPerClient              int      `yaml:"streams_per_client" default:"0" min:"0" max:"10000000" doc:"RPC streams of one client at a time, over all its connections; 0: no limit"`
 	BytesPerSecondPerClient       Size     `yaml:"bytes_per_second_per_client" default:"0" min:"0" max:"1TiB" doc:"Bytes a second of one client, both directions and all its connections together; 0: no limit"`
 	RequestsPerSecondPerClient    int      `yaml:"requests_per_second_per_client" default:"0" min:"0" max:"100000000" doc:"SMB messages or RPC calls a second of one client; 0: no limit"`
-	Memory                        Size     `yaml:"memory" default:"1GiB" min:"16MiB" max:"16TiB" doc:"Bytes held in buffers"`
+	Memory                        Size     `yaml:"memory" default:"1GiB" min:"16MiB" max:"16TiB" doc:"Bytes held in buffers: received, or not yet acknowledged by clients (at most half)"`
 }
 
 // Admin is the inside view.

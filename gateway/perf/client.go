@@ -34,6 +34,7 @@ type Client struct {
 	Congestion  quic.Congestion
 	For         time.Duration // end transfers and requests after this time, 0: not before they are complete
 	UDP         udp.Config
+	Fill        bool // write what is sent first, as reading a file would
 
 	ep    *quic.Endpoint
 	caps  udp.Caps
@@ -185,7 +186,7 @@ func (c *Client) stream(ctx context.Context, conn *quic.Conn, down, up uint64) (
 	if err != nil {
 		return 0, fmt.Errorf("open stream: %w", err)
 	}
-	sent, err := s.SendAll(&request{want: down, source: source{left: up, until: c.until}})
+	sent, err := s.SendAll(&request{want: down, source: source{left: up, until: c.until, fill: c.Fill}})
 	if err != nil {
 		return 0, fmt.Errorf("send: %w", err)
 	}
@@ -245,7 +246,7 @@ func (c *Client) ask(ctx context.Context, conn *quic.Conn, answer []byte) error 
 	if err != nil {
 		return fmt.Errorf("open stream: %w", err)
 	}
-	if _, err := s.SendAll(&request{want: uint64(c.Response), source: source{left: uint64(c.Request - headerLen)}}); err != nil {
+	if _, err := s.SendAll(&request{want: uint64(c.Response), source: source{left: uint64(c.Request - headerLen), fill: c.Fill}}); err != nil {
 		return fmt.Errorf("send request: %w", err)
 	}
 	got := 0

@@ -9,8 +9,8 @@
 //     on a unidirectional stream of its own if the client's was unidirectional.
 //
 // Both ends report a Result. The bytes come from memory and go to memory: they
-// are written straight into send chunks and read as views of receive buffers,
-// as those of a file or a TCP connection would be.
+// are sent from chunks and read as views of receive buffers, as those of a file or a
+// TCP connection would be.
 package perf
 
 import (
@@ -33,10 +33,14 @@ const maxAnswer = 1 << 50
 // idleTimeout is long enough for measurements of idle connections.
 const idleTimeout = 5 * time.Minute
 
-// source is n bytes of memory: zeros, written into the buffer that is sent.
+// source is n bytes of memory. What they are means nothing in this protocol, so
+// without fill they are what the chunk has: nothing but what was sent like this
+// before. Other implementations send one buffer again and again. With fill they are
+// zeros, written into the chunk as a file's would be.
 type source struct {
 	left  uint64
 	until time.Time // zero: none
+	fill  bool
 }
 
 func (s *source) Read(p []byte) (int, error) {
@@ -44,7 +48,9 @@ func (s *source) Read(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	n := int(min(uint64(len(p)), s.left))
-	clear(p[:n])
+	if s.fill {
+		clear(p[:n])
+	}
 	if s.left -= uint64(n); s.left == 0 {
 		return n, io.EOF // with the last bytes, so that FIN goes with them
 	}

@@ -18,6 +18,7 @@ type Server struct {
 	UDPPayload int // largest datagram, 0: as large as the path carries
 	Congestion quic.Congestion
 	UDP        udp.Config
+	Fill       bool // write what is sent first, as reading a file would
 	// Report is called when the last client has left and none has come for
 	// half a second, with what happened since the first one came.
 	Report func(*Result)
@@ -198,6 +199,6 @@ func (s *Server) answer(ctx context.Context, in, out *quic.Stream) {
 			return
 		}
 	}
-	n, _ := out.SendAll(&source{left: want}) // an error: the client has had enough, or is gone
+	n, _ := out.SendAll(&source{left: want, fill: s.Fill}) // an error: the client has had enough, or is gone
 	s.count(uint64(n))
 }

@@ -16,8 +16,8 @@ import (
 	"net"
 )
 
-// maxCall is how many bytes one system call moves at most: some 30 microseconds.
-const maxCall = 128 << 10
+// maxCall is how many bytes one system call moves at most: some 100 microseconds.
+const maxCall = 512 << 10
 
 // Wrap returns a connection that reads and writes cheaply if c is TCP and the
 // system is one where that is known to work, and c itself otherwise.
@@ -33,11 +33,21 @@ type Dialer struct{ net.Dialer }
 
 // DialContext is net.Dialer's, wrapped.
 func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	c, err := d.Dialer.DialContext(ctx, network, address)
+	nd := d.Dialer
+	if nd.Control == nil && nd.ControlContext == nil {
+		nd.Control = unpaced
+	}
+	c, err := nd.DialContext(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}
 	return Wrap(c), nil
+}
+
+// Listen listens for connections to be wrapped.
+func Listen(ctx context.Context, address string) (net.Listener, error) {
+	lc := net.ListenConfig{Control: unpaced}
+	return lc.Listen(ctx, "tcp", address)
 }
 
 // WriteBuffers writes bufs to c and consumes what it has written, with one

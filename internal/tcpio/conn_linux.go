@@ -21,6 +21,7 @@ type Conn struct {
 	rmu, wmu sync.Mutex
 	reading  transfer
 	writing  transfer
+	lent     lent
 }
 
 // transfer is the call under way in one direction. Its function is made once:
@@ -40,6 +41,7 @@ func wrap(tcp *net.TCPConn) net.Conn {
 	c := &Conn{TCPConn: tcp, raw: raw}
 	c.reading.try = func(fd uintptr) bool { return c.reading.call(unix.SYS_READV, fd) }
 	c.writing.try = func(fd uintptr) bool { return c.writing.call(unix.SYS_WRITEV, fd) }
+	c.lent.try = c.tryLent
 	return c
 }
 
@@ -98,7 +100,12 @@ func (c *Conn) Read(b []byte) (int, error) {
 	defer c.rmu.Unlock()
 	t := &c.reading
 	t.set([][]byte{b})
-	err := c.raw.Read(t.try)
+	return c.read(c.raw.Read(t.try))
+}
+
+// read is the outcome of a read whose waiting ended with err.
+func (c *Conn) read(err error) (int, error) {
+	t := &c.reading
 	t.done()
 	switch {
 	case err != nil:

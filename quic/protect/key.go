@@ -148,9 +148,9 @@ func newAEAD(suite uint16, key []byte) (cipher.AEAD, error) {
 // in network byte order are left-padded with zeros to the size of the IV. The
 // exclusive OR of the padded packet number and the IV forms the AEAD nonce."
 func (k *Key) setNonce(pn uint64) {
-	k.nonce = k.iv
-	low := k.nonce[nonceLen-8:]
-	binary.BigEndian.PutUint64(low, binary.BigEndian.Uint64(low)^pn)
+	const low = nonceLen - 8
+	copy(k.nonce[:low], k.iv[:])
+	binary.BigEndian.PutUint64(k.nonce[low:], binary.BigEndian.Uint64(k.iv[low:])^pn)
 }
 
 // Seal appends the protected form of plaintext, which is TagLen bytes longer,

@@ -36,7 +36,8 @@ func appendFrames(b, frames []byte, limit int) []byte {
 // appendFrame appends the fields of the frame at the start of f and returns its length.
 func appendFrame(b []byte, typ uint64, f []byte, limit int) ([]byte, int) {
 	if typ >= wire.FrameStream && typ <= wire.FrameStreamLast {
-		sf, n := wire.ConsumeStream(f)
+		var sf wire.StreamFrame
+		n := wire.ConsumeStream(f, &sf)
 		return appendStream(b, &StreamFrame{ID: sf.ID, Off: sf.Off, Len: len(sf.Data), Fin: sf.Fin}), n
 	}
 	switch typ {

@@ -19,9 +19,9 @@ func (r *ring) at(i int) *SentPacket {
 	return &r.buf[(r.head+i)&(len(r.buf)-1)]
 }
 
-// push copies p to the end. The slot's record memory is used again, p's stays
-// with the caller.
-func (r *ring) push(p *SentPacket) {
+// push copies p to the end and returns the copy. The slot's record memory is used
+// again, p's stays with the caller.
+func (r *ring) push(p *SentPacket) *SentPacket {
 	if r.n == len(r.buf) {
 		r.resize(max(minRing, 2*len(r.buf)))
 	}
@@ -32,6 +32,7 @@ func (r *ring) push(p *SentPacket) {
 	slot.state = outstanding
 	r.n++
 	r.peak = max(r.peak, r.n)
+	return slot
 }
 
 // pop forgets the oldest packet.

@@ -8,30 +8,31 @@ type StreamFrame struct {
 	Fin     bool
 }
 
-// ConsumeStream reads the STREAM frame at the start of b. A frame without a
-// Length field takes all of b.
-func ConsumeStream(b []byte) (StreamFrame, int) {
-	var f StreamFrame
+// ConsumeStream reads the STREAM frame at the start of b into f and returns its
+// length, -1 if it is malformed: then f is of no use. A frame without a Length field
+// takes all of b.
+func ConsumeStream(b []byte, f *StreamFrame) int {
 	if len(b) == 0 || b[0]&^7 != FrameStream {
-		return f, -1
+		return -1
 	}
 	typ := b[0]
 	f.Fin = typ&StreamFin != 0
 	var m int
 	n := 1
 	if f.ID, m = ConsumeVarint(b[n:]); m < 0 {
-		return StreamFrame{}, -1
+		return -1
 	}
 	n += m
+	f.Off = 0
 	if typ&StreamOff != 0 {
 		if f.Off, m = ConsumeVarint(b[n:]); m < 0 {
-			return StreamFrame{}, -1
+			return -1
 		}
 		n += m
 	}
 	if typ&StreamLen != 0 {
 		if f.Data, m = consumeVarintBytes(b[n:]); m < 0 {
-			return StreamFrame{}, -1
+			return -1
 		}
 		n += m
 	} else {
@@ -44,9 +45,9 @@ func ConsumeStream(b []byte) (StreamFrame, int) {
 	// frame that exceeds this limit MUST be treated as a connection error of
 	// type FRAME_ENCODING_ERROR or FLOW_CONTROL_ERROR."
 	if f.Off+uint64(len(f.Data)) > MaxVarint {
-		return StreamFrame{}, -1
+		return -1
 	}
-	return f, n
+	return n
 }
 
 // StreamHeaderLen returns how many bytes AppendStreamHeader adds.

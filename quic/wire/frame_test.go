@@ -82,7 +82,8 @@ func again(b []byte, a *Ack) (n int, out []byte) {
 		}
 		return n, AppendAck(nil, a.Ranges, a.Delay, ecn, 1<<20)
 	case typ >= FrameStream && typ <= FrameStreamLast:
-		f, n := ConsumeStream(b)
+		var f StreamFrame
+		n := ConsumeStream(b, &f)
 		size := len(f.Data)
 		if typ&StreamLen == 0 {
 			size = -1
@@ -200,7 +201,7 @@ func TestFrameTypes(t *testing.T) {
 		"stop_sending":         func(b []byte) int { _, _, n := ConsumeStopSending(b); return n },
 		"crypto":               func(b []byte) int { _, _, n := ConsumeCrypto(b); return n },
 		"new_token":            func(b []byte) int { _, n := ConsumeNewToken(b); return n },
-		"stream":               func(b []byte) int { _, n := ConsumeStream(b); return n },
+		"stream":               func(b []byte) int { return ConsumeStream(b, new(StreamFrame)) },
 		"max_data":             func(b []byte) int { _, n := ConsumeMaxData(b); return n },
 		"max_stream_data":      func(b []byte) int { _, _, n := ConsumeMaxStreamData(b); return n },
 		"max_streams":          func(b []byte) int { _, _, n := ConsumeMaxStreams(b); return n },
@@ -393,7 +394,7 @@ func TestConsumeNoAllocations(t *testing.T) {
 		}
 		for _, s := range samples {
 			ConsumeAck(s.b, &a)
-			ConsumeStream(s.b)
+			ConsumeStream(s.b, new(StreamFrame))
 			ConsumeCrypto(s.b)
 			ConsumeMaxData(s.b)
 			ConsumeNewConnectionID(s.b)
@@ -407,9 +408,10 @@ func TestConsumeNoAllocations(t *testing.T) {
 
 func BenchmarkConsumeStream(b *testing.B) {
 	pkt := append(AppendStreamHeader(nil, 4, 1<<30, -1, false), make([]byte, 1400)...)
+	var f StreamFrame
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, n := ConsumeStream(pkt); n < 0 {
+		if n := ConsumeStream(pkt, &f); n < 0 {
 			b.Fatal("malformed")
 		}
 	}
