@@ -20,7 +20,9 @@ import (
 //  3. After a small batch the application gets the processor for a moment: what
 //     it sends takes the acknowledgement along.
 //  4. When the socket is empty, or enough has been received, the list is
-//     worked off. Recv says that the socket is empty before it waits.
+//     worked off. Recv says that the socket is empty before it waits. After
+//     enough, those who were woken get the processor: they take the bytes while
+//     these are in its cache, and the peer gets credit before its window ends.
 //
 // A connection's own timer, and whoever takes its lock in between, sends as
 // usual: then there is nothing left to do for it.
@@ -93,6 +95,7 @@ func (r *socketReader) process(e *Endpoint, s *shard) {
 	}
 	if r.late.full() {
 		r.late.flush()
+		runtime.Gosched()
 	}
 }
 
