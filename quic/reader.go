@@ -67,6 +67,40 @@ type socketReader struct {
 	late lateList
 	last *Conn // had the last batch, nil: it was nobody's, or several's
 	run  int   // batches before that one that it had in a row
+
+	yield yielder
+}
+
+// A yielder gives the processor to others for a moment, and the less often the
+// longer they have kept it: where many have work, the reader must not stand behind
+// all of them each time.
+type yielder struct {
+	skips, left int // times not to do it after this one, and of those still to come
+}
+
+const (
+	yieldPatience = time.Millisecond
+	maxYieldSkips = 1023
+)
+
+func (y *yielder) once() {
+	if y.left > 0 {
+		y.left--
+		return
+	}
+	start := time.Now()
+	runtime.Gosched()
+	y.took(time.Since(start))
+}
+
+// took judges by how long others had the processor.
+func (y *yielder) took(d time.Duration) {
+	if d > yieldPatience {
+		y.skips = min(2*y.skips+1, maxYieldSkips)
+	} else {
+		y.skips /= 2
+	}
+	y.left = y.skips
 }
 
 func (r *socketReader) init() {
@@ -94,8 +128,11 @@ func (r *socketReader) process(e *Endpoint, s *shard) {
 		r.buf = udp.NewBuffer()
 	}
 	if r.late.full() {
+		one := len(r.late.conns) == 1
 		r.late.flush()
-		runtime.Gosched()
+		if one {
+			r.yield.once()
+		}
 	}
 }
 
