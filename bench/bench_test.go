@@ -118,9 +118,15 @@ func TestMedian(t *testing.T) {
 	}
 }
 
-// TestForeignClient runs quic-go's end of the perf protocol against our server,
-// and quic-go's server against our client: both speak draft-banks-quic-performance.
+// TestForeignClient runs other implementations' ends of the perf protocol against
+// our server: both speak draft-banks-quic-performance. TestForeignServer is the other way.
 func TestForeignClient(t *testing.T) {
+	for name, client := range map[string]func(context.Context, *options) (*perf.Result, error){"quic-go": quicgoClient, "xnet": xnetClient} {
+		t.Run(name, func(t *testing.T) { foreignClient(t, client) })
+	}
+}
+
+func foreignClient(t *testing.T, client func(context.Context, *options) (*perf.Result, error)) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	ready, done := make(chan netip.AddrPort, 1), make(chan error, 1)
@@ -134,7 +140,7 @@ func TestForeignClient(t *testing.T) {
 		"upload": {upload: 3<<20 + 5}, "download": {download: 3<<20 + 5}, "requests": {requests: 20, request: 512, response: 4096},
 	} {
 		o.addr, o.payload, o.streams, o.connections, o.parallel = addr, 1400, 1, 1, 1
-		r, err := quicgoClient(ctx, &o)
+		r, err := client(ctx, &o)
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}

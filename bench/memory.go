@@ -22,10 +22,14 @@ import (
 func (r *runner) memory(ctx context.Context, rep *report) error {
 	raiseFileLimit()
 	n := pick(r.quick, 1000, idleAtTarget)
-	rep.section("Idle connections", fmt.Sprintf("Resident memory that %d open connections (the last three: %d) add to all processes of a server, %.0f seconds after the last of "+
+	fewer := ""
+	if n != idleAtTarget {
+		fewer = fmt.Sprintf(" (%d of `bench` and the peers)", n)
+	}
+	rep.section("Idle connections", fmt.Sprintf("Resident memory that %d open connections%s add to all processes of a server, %.0f seconds after the last of "+
 		"them was made, and what a connection takes. `serve` runs as it is installed, packet process and helper together, and is looked at for %.0f seconds more, "+
 		"in which each connection is kept alive once; the median counts: connections of the protocol sunrpc without a stream, and SMB sessions that are relayed to "+
-		"a backend. `bench` and the peers run TLS in the one process they have.", idleAtTarget, n, settleIdle.Seconds(), watchIdle.Seconds()))
+		"a backend. `bench` and the peers run TLS in the one process they have.", idleAtTarget, fewer, settleIdle.Seconds(), watchIdle.Seconds()))
 	t := rep.table("", "MiB", "KiB each")
 	row := func(name string, bytes float64, n int) float64 {
 		each := bytes / float64(n)

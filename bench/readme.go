@@ -24,7 +24,7 @@ func (r *report) summary(now time.Time) string {
 	var b strings.Builder
 	b.WriteString("\n")
 	t := table{&b}
-	t.row("", "quic-fsgw", "quic-go v0.65.0", "TLS over TCP, crypto/tls")
+	t.row("", "quic-fsgw", "quic-go "+version("github.com/quic-go/quic-go"), "TLS over TCP, crypto/tls")
 	t.row("---", "---", "---", "---")
 	for _, row := range r.short {
 		t.row(row...)

@@ -1,10 +1,28 @@
 package main
 
 import (
+	"os"
 	"strings"
 	"testing"
 	"time"
 )
+
+// The versions in the documents are those that were measured: go.mod's.
+func TestVersions(t *testing.T) {
+	mod, err := os.ReadFile("go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, module := range []string{"github.com/quic-go/quic-go", "golang.org/x/net"} {
+		if v := version(module); !strings.Contains(string(mod), module+" "+v+"\n") {
+			t.Errorf("%s %s is not what go.mod requires", module, v)
+		}
+	}
+	var r report
+	if want := version("github.com/quic-go/quic-go"); !strings.Contains(r.document(), want) || !strings.Contains(r.summary(time.Now()), want) {
+		t.Errorf("the documents do not say quic-go %s", want)
+	}
+}
 
 func TestSummaryInDocument(t *testing.T) {
 	var r report

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -77,7 +78,8 @@ func (r *report) document() string {
 	if r.quick {
 		b.WriteString(" (a quick run: few rounds)")
 	}
-	fmt.Fprintf(&b, "; quic-go v0.65.0, golang.org/x/net v0.62.0. Load of the machine before it began (1, 5, 15 minutes): %s.", r.load)
+	fmt.Fprintf(&b, "; quic-go %s, golang.org/x/net %s. Load of the machine before it began (1, 5, 15 minutes): %s.",
+		version("github.com/quic-go/quic-go"), version("golang.org/x/net"), r.load)
 	if r.only != "" {
 		fmt.Fprintf(&b, " Only: %s.", r.only)
 	}
@@ -103,6 +105,18 @@ const recipe = `
 
 [tuning.md](tuning.md) tells how to profile every process, and what can be switched.
 `
+
+// version is the version of a module that this program was built with.
+func version(module string) string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, m := range info.Deps {
+			if m.Path == module {
+				return m.Version
+			}
+		}
+	}
+	return "of an unknown version"
+}
 
 // kernel is the version of the running kernel, without what its builder added.
 func kernel() string {

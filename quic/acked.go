@@ -64,7 +64,7 @@ func (c *Conn) onAcked(p *recovery.SentPacket) {
 		}
 	}
 	for i := range int(p.NumRecords) {
-		r := p.At(i)
+		r := p.Ref(i)
 		if r.Kind == recStream && !r.Fin {
 			if c.acked.id != r.ID || c.acked.end != r.Off {
 				c.ackRun()
@@ -74,7 +74,7 @@ func (c *Conn) onAcked(p *recovery.SentPacket) {
 			continue
 		}
 		c.ackRun()
-		c.ackRecord(r)
+		c.ackRecord(*r)
 	}
 }
 

@@ -69,7 +69,7 @@ func BenchmarkPackets(b *testing.B) {
 		r := &in.rcv
 		r.buf.consume(&server.acct, r.buf.unread())
 		r.max, server.flow.max = r.buf.end+1<<20, server.flow.received+1<<20
-		server.recv.OnAckSent(server.clock)
+		server.recv.OnAckSent(server.now())
 		server.dirty = false
 		server.unlock()
 		reader.late.conns = reader.late.conns[:0]

@@ -1,6 +1,8 @@
 package quic
 
 import (
+	"bytes"
+	"context"
 	"io"
 	"strconv"
 	"testing"
@@ -46,6 +48,52 @@ func bulk(b *testing.B, payload int) {
 	b.ReportMetric(float64(rt.StreamBytesCopied)/(gib*(1<<30)), "rx-copies/byte")
 	b.ReportMetric(float64(st.DatagramsSent)/float64(st.Batches), "datagrams/batch")
 	b.Logf("client %+v", st)
+}
+
+// BenchmarkExchange is a request of 512 bytes and an answer of 4096 on a stream of
+// their own, one in flight, over loopback.
+func BenchmarkExchange(b *testing.B) {
+	client, server := connect(b, serverConfig(), clientConfig())
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	answer := make([]byte, 4096)
+	go func() {
+		request := make([]byte, 1024)
+		for {
+			s, err := server.AcceptStream(ctx)
+			if err != nil {
+				return
+			}
+			for err == nil {
+				_, err = s.Read(request)
+			}
+			if _, err := s.SendAll(bytes.NewReader(answer)); err != nil {
+				return
+			}
+		}
+	}()
+	request, got := make([]byte, 512), make([]byte, 8192)
+	b.ReportAllocs()
+	start := cpuSeconds()
+	for b.Loop() {
+		s, err := client.OpenStream(ctx)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := s.SendAll(bytes.NewReader(request)); err != nil {
+			b.Fatal(err)
+		}
+		n := 0
+		for err == nil {
+			var k int
+			k, err = s.Read(got)
+			n += k
+		}
+		if n != len(answer) || err != io.EOF {
+			b.Fatal(n, err)
+		}
+	}
+	b.ReportMetric((cpuSeconds()-start)*1e9/float64(b.N), "cpu-ns/op(both)")
 }
 
 // BenchmarkRecvBuf puts a batch of 46 pieces in order and takes views of it.

@@ -47,7 +47,8 @@ type Conn struct {
 }
 
 type connGuarded struct {
-	clock     time.Time // when the lock was taken
+	clock     time.Time // see now
+	timed     bool      // clock is that of the one who has the lock
 	cfg       *Config
 	version   wire.Version
 	ver       versionState
@@ -146,7 +147,7 @@ func newConn(ep *Endpoint, sh *shard, cfg *Config, server bool, v wire.Version) 
 	c.home.Store(sh)
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	now := time.Now()
-	c.cfg, c.version, c.clock, c.started, c.lastHeard = cfg, v, now, now, now
+	c.cfg, c.version, c.started, c.lastHeard = cfg, v, now, now
 	c.ver.original = v
 	c.largestPN = -1
 	c.idle = cfg.handshakeTimeout()
@@ -178,7 +179,7 @@ func (c *Conn) lock() {
 		c.mu.Lock()
 		c.wanted.Add(-1)
 	}
-	c.clock = time.Now()
+	c.timed = false
 }
 
 // unlock does the work that others left meanwhile, sends what is due and gives
@@ -187,7 +188,7 @@ func (c *Conn) lock() {
 func (c *Conn) unlock() {
 	for {
 		if c.inbox.work() {
-			c.clock = time.Now()
+			c.timed = false
 			c.drain()
 		}
 		c.late = false
@@ -216,12 +217,20 @@ func (c *Conn) unlockQuiet() {
 // pump does the work in the inbox unless somebody else is at it.
 func (c *Conn) pump() {
 	if c.inbox.work() && c.mu.TryLock() {
-		c.clock = time.Now()
+		c.timed = false
 		c.unlock()
 	}
 }
 
-func (c *Conn) now() time.Time { return c.clock }
+// now is the time at which the one who has the lock first asked for it: many only
+// take something out or put it in, and looking at the clock would cost them as much
+// again.
+func (c *Conn) now() time.Time {
+	if !c.timed {
+		c.clock, c.timed = time.Now(), true
+	}
+	return c.clock
+}
 
 // drain empties the inbox.
 func (c *Conn) drain() {
@@ -266,7 +275,7 @@ func (c *Conn) receive(r *rxBatch) (late bool) {
 		c.pump()
 		return false
 	}
-	c.clock = time.Now()
+	c.timed = false
 	c.drain()
 	c.processBatch(r)
 	// Handshakes and endings are in no need of batching.
@@ -314,7 +323,7 @@ func (c *Conn) leave(r *rxBatch) (locked bool) {
 func (c *Conn) flushLate() {
 	c.inbox.mine.Store(false)
 	if c.mu.TryLock() {
-		c.clock = time.Now()
+		c.timed = false
 		c.unlock()
 		return
 	}

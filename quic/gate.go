@@ -78,9 +78,9 @@ func (g *gate) take() bool {
 
 // A deadline is one of a net.Conn's deadlines: a channel that closes when it passes.
 type deadline struct {
-	mu    sync.Mutex
+	mu    sync.Mutex // guards set
 	timer *time.Timer
-	ch    chan struct{} // closed once the deadline has passed; nil: none was ever set
+	ch    atomic.Pointer[chan struct{}] // closed once the deadline has passed; nil: none was ever set
 }
 
 // set moves the deadline; a zero t removes it.
@@ -88,35 +88,32 @@ func (d *deadline) set(t time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.timer != nil && !d.timer.Stop() {
-		<-d.channel() // fired: wait until its function has closed the channel
+		<-d.wait() // fired: wait until its function has closed the channel
 	}
 	d.timer = nil
-	passed := isClosed(d.ch)
-	if t.IsZero() {
-		if passed {
-			d.ch = make(chan struct{})
-		}
-		return
+	ch := d.ch.Load()
+	if passed := ch != nil && isClosed(*ch); passed || ch == nil && !t.IsZero() {
+		c := make(chan struct{})
+		ch = &c
+		d.ch.Store(ch)
 	}
-	if d.ch == nil || passed {
-		d.ch = make(chan struct{})
+	if t.IsZero() {
+		return
 	}
 	if wait := time.Until(t); wait > 0 {
-		ch := d.ch
-		d.timer = time.AfterFunc(wait, func() { close(ch) })
+		d.timer = time.AfterFunc(wait, func() { close(*ch) })
 		return
 	}
-	close(d.ch)
+	close(*ch)
 }
-
-func (d *deadline) channel() chan struct{} { return d.ch }
 
 // wait returns the channel that closes when the deadline passes; nil never does.
 // A deadline set while somebody waits must wake them: see Stream.SetReadDeadline.
 func (d *deadline) wait() <-chan struct{} {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.ch
+	if ch := d.ch.Load(); ch != nil {
+		return *ch
+	}
+	return nil
 }
 
 func (d *deadline) passed() bool { return isClosed(d.wait()) }

@@ -66,7 +66,7 @@ func (c *Conn) chargeSent() {
 	}
 	m.short = false // room says so again
 	for _, s := range c.streams.all {
-		if s.snd.waiter && !s.snd.fin && s.room() > 0 {
+		if s.snd.waiter && !s.snd.inLine && !s.snd.fin && s.room() > 0 {
 			s.snd.waiter = false
 			c.wakeWriter(s)
 		}

@@ -277,7 +277,7 @@ func TestRecvBufSmallBatchIsCopied(t *testing.T) {
 	if err := m.insert(0, 1200); err != nil {
 		t.Fatal(err)
 	}
-	if m.buf.Refs() != 1 || m.a.held > 2*recvBlockSize {
+	if m.buf.Refs() != 1 || m.a.held > 2*1200 {
 		t.Errorf("references %d, held %d", m.buf.Refs(), m.a.held)
 	}
 	m.endBatch()

@@ -1,6 +1,7 @@
 package quic
 
 import (
+	"context"
 	"errors"
 	"runtime"
 	"sync/atomic"
@@ -75,6 +76,7 @@ type seat struct {
 	pc     udp.PacketConn
 	direct directConn // nil: the seat is never lent
 	socketReader
+	end guestEnd // these two are of whoever has the seat
 
 	// The reader's own.
 	pause, skip int // batches
@@ -102,16 +104,17 @@ func (st *seat) callReader() {
 	}
 }
 
-// waitInPlace waits at a gate by reading the socket. It reports false at once
-// if the socket has its reader.
-func (c *Conn) waitInPlace(g *gate) bool {
+// waitInPlace waits at a gate by reading the socket, until ctx is done at the
+// latest. It reports false at once if the socket has its reader.
+func (c *Conn) waitInPlace(ctx context.Context, g *gate) bool {
 	st := c.shard().seat.Load()
 	if st == nil || st.wanted.Load() || st.state.Load() != seatEmpty || !st.state.CompareAndSwap(seatEmpty, seatGuest) {
 		return false
 	}
 	st.woken.Store(false)
 	g.seat.Store(st)
-	for !st.wanted.Load() && !st.woken.Load() && !g.take() {
+	st.end.watch(ctx, g)
+	for ctx.Err() == nil && !st.wanted.Load() && !st.woken.Load() && !g.take() {
 		if !st.step(c.ep, c) {
 			break
 		}
@@ -125,6 +128,30 @@ func (c *Conn) waitInPlace(g *gate) bool {
 		st.callReader()
 	}
 	return true
+}
+
+// A guestEnd opens a gate when a context is done. It stays for the next guest, who
+// is mostly the same: to set it up costs as much as to open a packet.
+type guestEnd struct {
+	done <-chan struct{}
+	gate *gate
+	stop func() bool
+}
+
+func (e *guestEnd) watch(ctx context.Context, g *gate) {
+	done := ctx.Done()
+	if done == nil || done == e.done && g == e.gate {
+		return
+	}
+	e.drop()
+	e.done, e.gate, e.stop = done, g, context.AfterFunc(ctx, g.open)
+}
+
+func (e *guestEnd) drop() {
+	if e.stop != nil {
+		e.stop()
+	}
+	*e = guestEnd{}
 }
 
 // step receives once as a guest of connection c. It reports false when the
@@ -223,6 +250,7 @@ func (st *seat) lend(e *Endpoint) {
 		t.Reset(seatPatience)
 	}
 	st.wanted.Store(false)
+	st.end.drop() // the guest may be gone for long, and its connection with it
 	st.run = 0
 	if st.wasted.Swap(false) || st.visits.Load() == first {
 		st.pause = min(2*st.pause+seatRun, maxSeatPause)

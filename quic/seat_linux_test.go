@@ -286,3 +286,79 @@ func testGuestAcknowledges(t *testing.T, g *aGuest) {
 	_ = g.conn.CloseWithError(0, "")
 	<-g.read
 }
+
+// A guest's context opens its gate, also when the guest has come back, and not when
+// it has left for good.
+func TestGuestEnd(t *testing.T) {
+	var e guestEnd
+	var g, other gate
+	ctx, cancel := context.WithCancel(context.Background())
+	e.watch(ctx, &g)
+	e.watch(ctx, &other)
+	e.watch(ctx, &other)
+	cancel()
+	select {
+	case <-other.wait():
+	case <-time.After(20 * time.Second):
+		t.Fatal("the gate stays closed")
+	}
+	if g.take() {
+		t.Error("the gate that the guest has left was opened")
+	}
+	ctx, cancel = context.WithCancel(context.Background())
+	e.watch(ctx, &g)
+	e.drop()
+	cancel()
+	e.watch(context.Background(), &g) // has no end
+	if e.stop != nil || g.take() {
+		t.Error("it was not dropped")
+	}
+}
+
+// Who waits in place for what does not come leaves when its context is done,
+// however often it has waited with it.
+func TestGuestWithContext(t *testing.T) {
+	client, server := connect(t, serverConfig(), clientConfig())
+	echo(t, server)
+	s, err := client.OpenStream(testContext(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(testContext(t))
+	st, b := client.shard().seat.Load(), make([]byte, 1)
+	waited := 0
+	for end := time.Now().Add(25 * time.Second); waited < 3 && time.Now().Before(end); {
+		for range 2 * seatRun {
+			if _, err := s.Write(b); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.Read(b); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.AfterFunc(time.Millisecond, client.streams.accept[0].open)
+		if client.waitInPlace(ctx, &client.streams.accept[0]) {
+			waited++
+		}
+	}
+	if waited < 3 {
+		t.Fatal("the seat is never free")
+	}
+	left := make(chan error, 1)
+	go func() {
+		_, err := client.AcceptStream(ctx)
+		left <- err
+	}()
+	for st.state.Load() != seatReader && !st.waiting.Load() {
+		time.Sleep(time.Millisecond)
+	}
+	cancel()
+	select {
+	case err := <-left:
+		if !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("AcceptStream goes on")
+	}
+}

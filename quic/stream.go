@@ -142,7 +142,7 @@ func (s *Stream) Read(p []byte) (int, error) {
 
 func (s *Stream) waitRead() {
 	passed := s.rdeadline.wait()
-	if passed == nil && s.conn.waitInPlace(&s.rgate) {
+	if passed == nil && s.conn.waitInPlace(context.Background(), &s.rgate) {
 		return
 	}
 	select {

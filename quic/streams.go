@@ -174,7 +174,7 @@ func (c *Conn) acceptKind(ctx context.Context, kind int) (*Stream, error) {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		if c.acceptInPlace(ctx, g) {
+		if c.waitInPlace(ctx, g) {
 			continue
 		}
 		select {
@@ -183,17 +183,6 @@ func (c *Conn) acceptKind(ctx context.Context, kind int) (*Stream, error) {
 			return nil, context.Cause(ctx)
 		}
 	}
-}
-
-// acceptInPlace is waitInPlace for a wait that ctx may end.
-func (c *Conn) acceptInPlace(ctx context.Context, g *gate) bool {
-	if ctx.Done() != nil {
-		if st := c.shard().seat.Load(); st == nil || st.state.Load() != seatEmpty {
-			return false
-		}
-		defer context.AfterFunc(ctx, g.open)()
-	}
-	return c.waitInPlace(g)
 }
 
 // streamFor finds the stream that a frame names, opening it and all below it

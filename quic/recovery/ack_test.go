@@ -513,18 +513,21 @@ func (r *rig) checkCounts() {
 }
 
 // BenchmarkSentAck is a packet's share of recovery in a bulk transfer: 1000
-// packets in flight, 44 to a batch, one ACK frame a batch.
-func BenchmarkSentAck(b *testing.B) {
-	benchmarkSentAck(b, false)
-}
+// packets in flight, 44 to a batch, one ACK frame a batch, with each controller.
+func BenchmarkSentAck(b *testing.B) { benchmarkControllers(b, false) }
 
 // BenchmarkSentAckLossy is the same with every tenth packet lost.
-func BenchmarkSentAckLossy(b *testing.B) {
-	benchmarkSentAck(b, true)
+func BenchmarkSentAckLossy(b *testing.B) { benchmarkControllers(b, true) }
+
+func benchmarkControllers(b *testing.B, lossy bool) {
+	for _, a := range []Algorithm{NewReno, CUBIC, BBR} {
+		b.Run(a.String(), func(b *testing.B) { benchmarkSentAck(b, a, lossy) })
+	}
 }
 
-func benchmarkSentAck(b *testing.B, lossy bool) {
+func benchmarkSentAck(b *testing.B, a Algorithm, lossy bool) {
 	r := newRig(b)
+	r.cc = NewController(a, 1200)
 	const batch, window = 44, 1000
 	var p SentPacket
 	nothing := func(*SentPacket) {}
@@ -537,6 +540,7 @@ func benchmarkSentAck(b *testing.B, lossy bool) {
 			p.Reset()
 			p.Size, p.AckEliciting, p.PN = 1200, true, r.loss.NextPN(AppData)
 			p.Add(Record{Kind: 8, ID: 4, Off: p.PN * 1200, Len: 1180})
+			p.SendState = r.cc.OnSent(r.now, 1200, r.loss.InFlight())
 			r.loss.Sent(r.now, AppData, &p)
 		}
 		r.now = r.now.Add(ms)

@@ -127,6 +127,14 @@ func (p *SentPacket) At(i int) Record {
 	return p.more[i-inlineRecords]
 }
 
+// Ref is At without a copy; what it returns belongs to p.
+func (p *SentPacket) Ref(i int) *Record {
+	if i < inlineRecords {
+		return &p.inline[i]
+	}
+	return &p.more[i-inlineRecords]
+}
+
 // Records calls f for each record in the order of Add.
 func (p *SentPacket) Records(f func(Record)) {
 	for i := range int(p.NumRecords) {

@@ -27,6 +27,8 @@ type direct struct {
 
 	pending atomic.Bool // interrupted, and not yet told so
 	spin    spin
+	share   bool             // others run meanwhile
+	look    func(fd uintptr) // made once
 	bell    bell
 
 	fds   [2]unix.PollFd
@@ -35,7 +37,7 @@ type direct struct {
 }
 
 // open makes the eventfd.
-func (d *direct) open() error {
+func (d *direct) open(s *Socket) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.event != nil || d.closed {
@@ -45,7 +47,7 @@ func (d *direct) open() error {
 	if err != nil {
 		return fmt.Errorf("%w (is the limit of open files reached?)", os.NewSyscallError("eventfd", err))
 	}
-	d.event = os.NewFile(uintptr(fd), "eventfd")
+	d.event, d.look = os.NewFile(uintptr(fd), "eventfd"), s.looks
 	d.wait = func(sock uintptr) {
 		d.fds = [2]unix.PollFd{{Fd: int32(sock), Events: unix.POLLIN}, {Fd: int32(fd), Events: unix.POLLIN}}
 		_, _, d.errno = unix.Syscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&d.fds)), uintptr(len(d.fds)), 0, 0, 0, 0)
@@ -106,7 +108,7 @@ func (s *Socket) RecvDirect(m *RecvMsg, share bool) error {
 	r, d := &s.recv, &s.direct
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if err := errors.Join(r.watch.open(), d.open()); err != nil {
+	if err := errors.Join(r.watch.open(), d.open(s)); err != nil {
 		return s.recvError(err)
 	}
 	var err error

@@ -223,6 +223,29 @@ func TestGSOFallback(t *testing.T) {
 	}
 }
 
+// A kernel that refuses to segment, no test in its place: it does for a socket that
+// sends without checksums (SO_NO_CHECK), and takes the same datagrams one by one.
+func TestGSORefusedByKernel(t *testing.T) {
+	c, s, to := families[0].pair(t, Config{})
+	if c.Caps().MaxSegments < 2 {
+		t.Fatal("no GSO to begin with")
+	}
+	must(t, control(c.rc, func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_NO_CHECK, 1) }))
+	want := payload(30*1400 + 7)
+	for range 3 {
+		m := SendMsg{Data: want, SegmentSize: 1400, Remote: to}
+		if err := c.Send(&m); err != nil || m.Sent != len(want) {
+			t.Fatalf("sent %d: %v", m.Sent, err)
+		}
+		if got, _, _ := receive(t, s, len(want)); !bytes.Equal(got, want) {
+			t.Fatal("data differs")
+		}
+	}
+	if st := c.Stats(); c.Caps().MaxSegments != 1 || st.GSOFallbacks.Load() != 1 || st.SendCalls.Load() != 3*31 {
+		t.Errorf("caps %+v, %d fallbacks, %d calls", c.Caps(), st.GSOFallbacks.Load(), st.SendCalls.Load())
+	}
+}
+
 // hasSegmentSize looks for UDP_SEGMENT as the kernel would.
 func hasSegmentSize(h *unix.Msghdr) bool {
 	if h.Control == nil {

@@ -53,33 +53,42 @@ func (s *Socket) spin(share bool) (found bool, err error) {
 	if !d.spin.worth() {
 		return false, nil
 	}
-	now := time.Now()
-	end := now.Add(spinTime)
-	for i := 1; !d.pending.Load(); i++ {
-		if share && i%spinLooks == 1 {
-			d.bell.giveWay(now)
-		}
-		// Who is to answer may be waiting for this very processor.
-		_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
-		if err := s.rc.Control(r.now); err != nil {
-			return false, err
-		}
-		if r.errno != 0 && r.errno != unix.EAGAIN && !transient(r.errno) {
-			return false, r.errno
-		}
-		if found = r.errno == 0 && r.n > 0; found {
-			break
-		}
-		if i%spinLooks == 0 {
-			if now = time.Now(); !now.Before(end) {
-				break
-			}
-		}
+	d.share = share
+	if err := s.rc.Control(d.look); err != nil {
+		return false, err
 	}
+	if r.errno != 0 && r.errno != unix.EAGAIN && !transient(r.errno) {
+		return false, r.errno
+	}
+	found = r.errno == 0 && r.n > 0
 	if found || !d.pending.Load() {
 		d.spin.ended(found)
 	}
 	return found, nil
+}
+
+// looks receives until there is something, for spinTime at most.
+func (s *Socket) looks(fd uintptr) {
+	r, d := &s.recv, &s.direct
+	r.errno = unix.EAGAIN
+	now := time.Now()
+	end := now.Add(spinTime)
+	for i := 1; !d.pending.Load(); i++ {
+		if d.share && i%spinLooks == 1 {
+			d.bell.giveWay(now)
+		}
+		// Who is to answer may be waiting for this very processor.
+		_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
+		r.receive(fd)
+		if r.errno == 0 && r.n > 0 || r.errno != 0 && r.errno != unix.EAGAIN && !transient(r.errno) {
+			return
+		}
+		if i%spinLooks == 0 {
+			if now = time.Now(); !now.Before(end) {
+				return
+			}
+		}
+	}
 }
 
 // A bell has the runtime ask its poller. It does so where a goroutine waits and no
