@@ -20,7 +20,9 @@ import (
 //  3. After a small batch the application gets the processor for a moment: what
 //     it sends takes the acknowledgement along.
 //  4. When the socket is empty, or enough has been received, the list is
-//     worked off. Recv says that the socket is empty before it waits.
+//     worked off. Recv says that the socket is empty before it waits. After
+//     enough, those who were woken get the processor: they take the bytes while
+//     these are in its cache, and the peer gets credit before its window ends.
 //
 // A connection's own timer, and whoever takes its lock in between, sends as
 // usual: then there is nothing left to do for it.
@@ -65,6 +67,40 @@ type socketReader struct {
 	late lateList
 	last *Conn // had the last batch, nil: it was nobody's, or several's
 	run  int   // batches before that one that it had in a row
+
+	yield yielder
+}
+
+// A yielder gives the processor to others for a moment, and the less often the
+// longer they have kept it: where many have work, the reader must not stand behind
+// all of them each time.
+type yielder struct {
+	skips, left int // times not to do it after this one, and of those still to come
+}
+
+const (
+	yieldPatience = time.Millisecond
+	maxYieldSkips = 1023
+)
+
+func (y *yielder) once() {
+	if y.left > 0 {
+		y.left--
+		return
+	}
+	start := time.Now()
+	runtime.Gosched()
+	y.took(time.Since(start))
+}
+
+// took judges by how long others had the processor.
+func (y *yielder) took(d time.Duration) {
+	if d > yieldPatience {
+		y.skips = min(2*y.skips+1, maxYieldSkips)
+	} else {
+		y.skips /= 2
+	}
+	y.left = y.skips
 }
 
 func (r *socketReader) init() {
@@ -92,7 +128,11 @@ func (r *socketReader) process(e *Endpoint, s *shard) {
 		r.buf = udp.NewBuffer()
 	}
 	if r.late.full() {
+		one := len(r.late.conns) == 1
 		r.late.flush()
+		if one {
+			r.yield.once()
+		}
 	}
 }
 

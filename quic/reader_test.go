@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/quic-fsgw/quic-fsgw/quic/udp"
 	"github.com/quic-fsgw/quic-fsgw/quic/wire"
@@ -39,4 +40,35 @@ func TestFloodDoesNotDelayAnswers(t *testing.T) {
 			t.Errorf("the acknowledgement went out with %d of %d datagrams still to be received", waiting, flood)
 		}
 	})
+}
+
+// The reader gives way each time while others are quick, and less and less often
+// while they are not.
+func TestYielder(t *testing.T) {
+	var y yielder
+	gaves := func(n int, took time.Duration) (times int) {
+		for range n {
+			if y.left > 0 {
+				y.left--
+				continue
+			}
+			times++
+			y.took(took)
+		}
+		return times
+	}
+	if n := gaves(100, yieldPatience); n != 100 {
+		t.Errorf("quick: %d of 100 times", n)
+	}
+	if n := gaves(100_000, 2*yieldPatience); n < 100 || n > 110 { // 10, and every 1024th
+		t.Errorf("slow: %d of 100000 times", n)
+	}
+	gaves(2*maxYieldSkips+10, 0)
+	if n := gaves(100, 0); n != 100 {
+		t.Errorf("quick again: %d of 100 times", n)
+	}
+	y = yielder{skips: 7, left: 2}
+	if y.once(); y != (yielder{skips: 7, left: 1}) {
+		t.Errorf("it was not due, and is %+v", y)
+	}
 }
