@@ -15,6 +15,7 @@ type report struct {
 	quick   bool
 	only    string // sections, if not all
 	load    string // of the machine when it began
+	network string // what to say of it
 	began   time.Time
 	body    strings.Builder
 	targets [][]string
@@ -82,6 +83,9 @@ func (r *report) document() string {
 		version("github.com/quic-go/quic-go"), version("golang.org/x/net"), r.load)
 	if r.only != "" {
 		fmt.Fprintf(&b, " Only: %s.", r.only)
+	}
+	if r.network != "" {
+		b.WriteString(" " + r.network)
 	}
 	b.WriteString(" Where a cell has brackets, they hold the least and the most of the rounds.\n\n## Targets\n\n")
 	t := table{&b}

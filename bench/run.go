@@ -299,6 +299,7 @@ func runAll(ctx context.Context, args []string) error {
 	docs := fs.String("docs", "", "`folder` for performance.md and datapath.svg; none are written without")
 	readme := fs.String("readme", "", "`file` whose table is written too; none is without")
 	only := fs.String("only", "", "`sections` to measure, with commas between: throughput, parallel, latency, handshakes, gateway, memory, relay, smallops, bridge, lossy, bytes, sizes, datapath")
+	asIs := fs.Bool("as-is", false, "measure in the machine's own network, with its settings for TCP")
 	profile := fs.String("profile", "", "`prefix` of CPU profiles of the relay's ends; none are written without")
 	if err := fs.Parse(args); err != nil {
 		return err
@@ -313,6 +314,13 @@ func runAll(ctx context.Context, args []string) error {
 		return err
 	}
 	rep := &report{quick: r.quick, began: time.Now(), load: loadavg(), only: *only}
+	if !*asIs {
+		ran, network, err := inOwnNetwork(ctx, self)
+		if ran || err != nil {
+			return err
+		}
+		rep.network = network
+	}
 	limited, cancel := context.WithTimeout(ctx, pick(r.quick, 8*time.Minute, 30*time.Minute))
 	defer cancel()
 	err = r.measure(limited, rep, chosen)
