@@ -124,7 +124,7 @@ func TestLANIsNotThrottled(t *testing.T) {
 					if used < 0.85 {
 						t.Errorf("%.1f %% of 10 Gbit/s, want 85 %% at least", 100*used)
 					}
-					if batch < 30 {
+					if batch < 20 { // a sender that answers each acknowledgement has 3 to 17
 						t.Errorf("%.1f datagrams a send, of 46 that fit", batch)
 					}
 				})
