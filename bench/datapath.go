@@ -64,7 +64,7 @@ func (r *runner) datapath(ctx context.Context, rep *report) error {
 		}
 		attribute(hops, string(traces))
 	}
-	rep.section("Where the time goes", "One stream, datagrams of 1400 bytes, per cent of each process's CPU time; system calls count for the hop that makes them.\n\n![data path](datapath.svg)")
+	rep.section("Where the time goes", "One stream, datagrams of 1400 bytes, with `--fill`, per cent of each process's CPU time; system calls count for the hop that makes them.\n\n![data path](datapath.svg)")
 	t := rep.table("sender", "%", "receiver", "%")
 	for i := range max(len(tx), len(rx)) {
 		t.row(tx[i].name, strings.TrimSuffix(percent(tx[i].share), " %"), rx[i].name, strings.TrimSuffix(percent(rx[i].share), " %"))

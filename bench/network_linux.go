@@ -62,6 +62,23 @@ func readFile(name string) string {
 	return strings.TrimSpace(string(b))
 }
 
+// addAddress gives the namespace an address beside 127.0.0.1: with that alone the C
+// library takes a machine for one without IPv4 (AI_ADDRCONFIG), and NFS-Ganesha finds
+// no address that it could listen on.
+func addAddress(sock int) error {
+	alias, err := unix.NewIfreq("lo:1")
+	if err != nil {
+		return err
+	}
+	if err := alias.SetInet4Addr(onlyAddress[:]); err != nil {
+		return err
+	}
+	return unix.IoctlIfreq(sock, unix.SIOCSIFADDR, alias)
+}
+
+// onlyAddress is one that is nobody's (RFC 5737).
+var onlyAddress = [4]byte{192, 0, 2, 1}
+
 // setUpNetwork makes a new namespace usable.
 func setUpNetwork() error {
 	sock, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
@@ -76,6 +93,9 @@ func setUpNetwork() error {
 	lo.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
 	if err := unix.IoctlIfreq(sock, unix.SIOCSIFFLAGS, lo); err != nil {
 		return fmt.Errorf("bring up lo: %w", err)
+	}
+	if err := addAddress(sock); err != nil {
+		return fmt.Errorf("an address: %w", err)
 	}
 	for _, name := range unpaced {
 		if err = os.WriteFile(congestionFile, []byte(name), 0); err == nil {
