@@ -116,9 +116,6 @@ func (p *SentPacket) Add(r Record) {
 	p.NumRecords++
 }
 
-// Set replaces record i, which is one of the first three.
-func (p *SentPacket) Set(i int, r Record) { p.inline[i] = r }
-
 // At returns record i, 0 <= i < NumRecords, in the order of Add.
 func (p *SentPacket) At(i int) Record {
 	if i < inlineRecords {
